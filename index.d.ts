@@ -1,0 +1,573 @@
+import type { EventEmitter } from 'node:events';
+import type { IncomingMessage, Server as HttpServer } from 'node:http';
+import type { Server as HttpsServer } from 'node:https';
+import type { Socket } from 'node:net';
+import type { UrlWithParsedQuery } from 'node:url';
+
+// Without this line every declaration below would count as exported.
+export {};
+
+// ---------------------------------------------------------------- the server
+
+/** Holds browsers' WebSockets and stands between them and the broker. */
+export const server: {
+  /**
+   * Takes over the WebSocket upgrades of `wsConf.httpServer` and connects them
+   * with the broker.
+   *
+   * Resolves once the exchanges and queues stand and upgrades are taken.
+   * Rejects with an {@link OptionError} for a setting that cannot be used, and
+   * with a {@link MessageEnginError} (`code` 'ECONNREFUSED', 'ACCESS_REFUSED',
+   * ...) when the broker cannot be had within `mqConf.connectionTimeout`.
+   *
+   * Works with `await`, and under co 3.1 and 4.6 with `yield`, `yield*` and
+   * `co(...)`.
+   */
+  start(mqConf: MqConf | undefined, wsConf: WsConf): Yieldable<Gateway>;
+};
+
+/**
+ * What {@link server.start} resolves to. No event needs a listener: none of
+ * them ends the process.
+ */
+export interface Gateway extends TypedEmitter<GatewayEvents> {
+  /** Open WebSocket connections of this gateway. */
+  readonly size: number;
+
+  /**
+   * Takes no more upgrades, closes the WebSockets with 1001, publishes their
+   * statuses, and leaves the broker. The http server stays as it is. Calling
+   * it again gives the same promise.
+   */
+  close(): Yieldable<void>;
+
+  /** Counters since start, and what is held at this moment. */
+  stats(): GatewayStats;
+}
+
+export interface GatewayEvents {
+  /** The broker connection is lost; an attempt to restore it follows. */
+  reconnecting: [info: Reconnecting];
+  /** The broker connection is restored and traffic goes on. */
+  ready: [];
+  /** `messageKeyFn` threw for this message, which reached nobody here. */
+  messageKeyError: [error: unknown, message: any, headers: Headers];
+  /** `keyFn` threw for this request, which was refused. */
+  keyError: [error: unknown, request: Request];
+  /** `close()` is done. */
+  close: [];
+  /** Emitted only when there is a listener, so that it never ends a process. */
+  error: [error: Error];
+}
+
+export interface GatewayStats {
+  /** WebSocket connections that are open now. */
+  connections: number;
+  /** Upgrades accepted. */
+  accepted: number;
+  /** Upgrades refused. */
+  rejected: number;
+  /** Messages that came from browsers. */
+  received: number;
+  /** Bytes in them. */
+  receivedBytes: number;
+  /** Messages sent to browsers; one to many counts once for each. */
+  sent: number;
+  /** Bytes in them. */
+  sentBytes: number;
+  /** Binary frames that were ignored because `wsConf.binary` is false. */
+  ignoredBinary: number;
+  /** Messages from workers whose key is not connected here. */
+  unmatched: number;
+  /** Calls of `messageKeyFn` that threw. */
+  keyErrors: number;
+  /** Messages not sent, to connections that are closing or read too slowly for `wsConf.maxBackpressure`. */
+  overflowed: number;
+  /** Messages and statuses handed to the broker. */
+  published: number;
+  /** Bytes that wait for the broker now. */
+  buffered: number;
+  /** Messages lost with a connection to the broker, or that found no room in `mqConf.bufferSize`. */
+  undeliverable: number;
+  /** Times that the broker connection was restored. */
+  reconnects: number;
+}
+
+// ---------------------------------------------------------------- the client
+
+/** A back-office process: receives what browsers send, and sends to them. */
+export class Client extends TypedEmitter<ClientEvents> {
+  /** @throws {OptionError} for a setting that cannot be used. */
+  constructor(mqConf?: MqConf);
+
+  /**
+   * Connects, declares the exchanges and queues and starts to consume.
+   * Resolves to this client. Rejects with a {@link MessageEnginError} when the
+   * broker cannot be had within `mqConf.connectionTimeout`.
+   */
+  init(): Yieldable<this>;
+
+  /**
+   * Sends a message to the gateways, which give it to the connections whose
+   * key `messageKeyFn` derives from it.
+   *
+   * A Buffer reaches the browser as a binary frame, a string as that text, and
+   * anything else as its JSON text.
+   *
+   * @returns false when `mqConf.bufferSize` is reached: hold on until 'drain'.
+   * @throws {MessageEnginError} before `init()` and after `close()`; never for
+   *   a lost connection.
+   */
+  send(message: unknown, headers?: Headers): boolean;
+
+  /** `send` as a thunk, for `yield client.$send(message)` under co. */
+  $send(message: unknown, headers?: Headers): Thunk<boolean>;
+
+  /** Sends what waits, stops consuming and leaves the broker. */
+  close(): Yieldable<void>;
+
+  /** Counters since `init()`, and what is held at this moment. */
+  stats(): ClientStats;
+}
+
+export interface ClientEvents {
+  /**
+   * A browser's message: the value of its JSON; the text itself when it is not
+   * JSON; a Buffer for a binary frame.
+   */
+  message: [message: any, headers: Headers, info: MessageInfo];
+  /** A connection of a key came or went. */
+  status: [status: Status, headers: Headers, info: MessageInfo];
+  /** `send` returned false, and there is room again. */
+  drain: [];
+  /** The broker connection is lost; an attempt to restore it follows. */
+  reconnecting: [info: Reconnecting];
+  /** The broker connection is restored and traffic goes on. */
+  ready: [];
+  /** A message that found no room in twice `mqConf.bufferSize` and was not taken. */
+  undeliverable: [message: unknown, headers: Headers | undefined];
+  /** `close()` is done. */
+  close: [];
+  /** Emitted only when there is a listener, so that it never ends a process. */
+  error: [error: Error];
+}
+
+export interface ClientStats {
+  /** Messages and statuses that came from gateways. */
+  received: number;
+  /** Bytes in them. */
+  receivedBytes: number;
+  /** Messages given to `send` and `$send`. */
+  sent: number;
+  /** Bytes in them. */
+  sentBytes: number;
+  /** Messages handed to the broker. */
+  published: number;
+  /** Bytes that wait for the broker now. */
+  buffered: number;
+  /** Messages lost with a connection to the broker, or that found no room in `mqConf.bufferSize`. */
+  undeliverable: number;
+  /** Times that the broker connection was restored. */
+  reconnects: number;
+}
+
+/** A connection of a key came (1) or went (0). */
+export interface Status {
+  status: 1 | 0;
+  /** The value that `keyFn` returned. */
+  key: Key;
+  /** The WebSocket close code (RFC 6455, section 7.4), with status 0. */
+  reasonCode?: number;
+  /** The close reason, or the standard text of the code, with status 0. */
+  description?: string;
+  /** With `mqConf.routingKeyInPayload`. */
+  _routingKey?: string;
+  /** With `mqConf.deliveryTagInPayload`. */
+  _deliveryTag?: number;
+}
+
+/** How the broker delivered a message. */
+export interface MessageInfo {
+  routingKey: string;
+  exchange: string;
+  /** It was delivered before, to somebody who did not finish with it. */
+  redelivered: boolean;
+  /** '' when it has none. */
+  contentType: string;
+  /** The body as it came. */
+  raw: Buffer;
+}
+
+// -------------------------------------------------------- what both have
+
+export interface Reconnecting {
+  /** 1 for the first attempt after the loss. */
+  attempt: number;
+  /** Until that attempt, in ms. */
+  delay: number;
+  /** Why the connection, or the attempt before this one, failed. */
+  error: Error;
+}
+
+/** Names a connection. 5 and '5' are one key. */
+export type Key = string | number;
+
+/** A value of an AMQP header field. */
+export type HeaderValue =
+  | string
+  | number
+  | boolean
+  | null
+  | Date
+  | Buffer
+  | HeaderValue[]
+  | { [name: string]: HeaderValue };
+
+/**
+ * The headers of a message. Those that come from a gateway are the headers of
+ * the upgrade request, their names in lower case.
+ */
+export type Headers = Record<string, HeaderValue>;
+
+/** A promise that generators under co 3.1 and co 4.6 can yield and drive. */
+export interface Yieldable<T> extends Promise<T> {
+  next(value?: any): IteratorResult<Promise<T>, T>;
+  throw(error: unknown): IteratorResult<Promise<T>, T>;
+  return(value: T): IteratorResult<Promise<T>, T>;
+  [Symbol.iterator](): Generator<Promise<T>, T, any>;
+}
+
+/**
+ * A function that waits for a callback. For `$send`, `flushed` is what `send`
+ * returns.
+ */
+export type Thunk<T> = (
+  callback: (error: Error | null, flushed?: T) => void,
+) => void;
+
+/** An error of the broker, the connection or the package itself. */
+export class MessageEnginError extends Error {
+  constructor(
+    code: string,
+    message: string,
+    extra?: { address?: string; cause?: unknown; [name: string]: unknown },
+  );
+  /** For programs: 'ECONNREFUSED', 'ACCESS_REFUSED', ... */
+  code: string;
+  /** The broker it is about, without login and password. */
+  address?: string;
+}
+
+/** A setting of mqConf or wsConf that cannot be used. */
+export class OptionError extends TypeError {
+  constructor(option: string, text: string);
+  code: 'ERR_INVALID_OPTION';
+  /** The full name, such as 'mqConf.port'. */
+  option: string;
+}
+
+// ----------------------------------------------------------------- settings
+
+/**
+ * The broker: node-amqp's connection options, the names of exchanges and
+ * queues, and what is ours. An option that is not known is ignored with a
+ * process warning.
+ */
+export interface MqConf {
+  /**
+   * 'amqp://login:password@host:port/vhost', each part percent-encoded; an
+   * empty vhost means '/'. Single fields override it. 'memory:' and
+   * 'memory://name' are the embedded broker, inside this process.
+   */
+  url?: string;
+  /**
+   * A host name or address, with an optional ':port' ('[::1]:5672' for IPv6),
+   * or several that are tried in turn. Default 'localhost'.
+   */
+  host?: string | readonly string[];
+  /** For hosts that name none. Default 5672. */
+  port?: number | string;
+  /** Index of the host to try first. Default: in the order given. */
+  hostPreference?: number;
+  /** Default 'guest'. */
+  login?: string;
+  /** Default 'guest'. */
+  password?: string;
+  /** Default '/'. */
+  vhost?: string;
+  /** Default 'AMQPLAIN'. */
+  authMechanism?: 'AMQPLAIN' | 'PLAIN' | 'EXTERNAL' | 'ANONYMOUS';
+  /** In ms; 0 for no limit. Default 10000. */
+  connectionTimeout?: number;
+  /** In seconds; 0 for none. Default 15. */
+  heartbeat?: number;
+  /** TCP_NODELAY on the broker connection. Default true. */
+  noDelay?: boolean;
+  /**
+   * TLS to the broker, which is not supported yet: `enabled` must be false.
+   * Default: disabled.
+   */
+  ssl?: boolean | { enabled?: boolean; [name: string]: unknown };
+  /**
+   * Shown by the broker's management tools, beside our `product`, `version`
+   * and `platform`; JSON values. Default {}.
+   */
+  clientProperties?: Record<string, unknown>;
+
+  /** Add `_routingKey` to each received message. Default false. */
+  routingKeyInPayload?: boolean;
+  /** Add `_deliveryTag` to each received message. Default false. */
+  deliveryTagInPayload?: boolean;
+
+  /** Restore a lost connection. Default true. */
+  reconnect?: boolean;
+  /**
+   * Whether the time between attempts stays ('linear') or doubles
+   * ('exponential'). Default 'linear'.
+   */
+  reconnectBackoffStrategy?: 'linear' | 'exponential';
+  /** Until the first attempt, in ms. Default 1000. */
+  reconnectBackoffTime?: number;
+  /** The longest that 'exponential' waits, in ms. Default 120000. */
+  reconnectExponentialLimit?: number;
+
+  /** What may wait for the broker, in bytes. Default 16777216 (16 MiB). */
+  bufferSize?: number;
+  /** Unacknowledged messages that the broker may send. Default 256. */
+  prefetch?: number;
+
+  /** From browsers to workers; direct. Default 'receiveExchange'. */
+  receiveExchange?: string;
+  /** Shared by all clients; also the routing key. Default 'receiveQueue'. */
+  receiveQueue?: string;
+  /** Connection statuses to workers; direct. Default 'statusExchange'. */
+  statusExchange?: string;
+  /** Shared by all clients; also the routing key. Default 'statusQueue'. */
+  statusQueue?: string;
+  /** From workers to gateways; fanout. Default 'messageExchange'. */
+  messageExchange?: string;
+  /**
+   * A gateway's own queue is called this, '-' and a random part. At most 200
+   * bytes. Default 'messageQueue'.
+   */
+  messageQueue?: string;
+}
+
+/**
+ * The WebSocket side: WebSocket-Node's server options, the two functions that
+ * say who is who, and what is ours. An option that is not known is ignored
+ * with a process warning.
+ */
+export interface WsConf {
+  /** Whose upgrades are taken. Other requests go on as before. */
+  httpServer: HttpServer | HttpsServer | readonly (HttpServer | HttpsServer)[];
+
+  /**
+   * Names the connection that a request asks for: a plain, async or generator
+   * function (run by co). A falsy key answers 404; a thrown error answers its
+   * `status`, or else 404, with its `reason`.
+   */
+  keyFn: KeyFn;
+
+  /**
+   * Says to which key or keys a worker's message goes. Synchronous; called on
+   * each gateway for each message. What it throws is told by the event
+   * 'messageKeyError'.
+   */
+  messageKeyFn: MessageKeyFn;
+
+  /** The subprotocol that is accepted. Default: none. */
+  protocol?: string | null;
+  /** The Origin of the response. Default: the request's own. */
+  origin?: string | null;
+
+  /**
+   * In bytes; a larger frame closes the connection with 1009. Browsers may put
+   * a message of up to 131000 bytes into one frame. Default 65536 (64 KiB).
+   */
+  maxReceivedFrameSize?: number;
+  /**
+   * In bytes; a larger message closes the connection with 1009. Default
+   * 1048576 (1 MiB).
+   */
+  maxReceivedMessageSize?: number;
+  /** Known and without effect: a message goes out as one frame. */
+  fragmentOutgoingMessages?: boolean;
+  /** Known and without effect: a message goes out as one frame. */
+  fragmentationThreshold?: number;
+
+  /** Ping connections that are silent. Default true. */
+  keepalive?: boolean;
+  /** Silence until the ping, in ms. Default 20000. */
+  keepaliveInterval?: number;
+  /** Drop connections that do not answer the ping. Default true. */
+  dropConnectionOnKeepaliveTimeout?: boolean;
+  /** From the ping until the drop, in ms. Default 10000. */
+  keepaliveGracePeriod?: number;
+  /** TCP keep-alive instead of pings. Default false. */
+  useNativeKeepalive?: boolean;
+
+  /** Only true is possible: workers receive whole messages. */
+  assembleFragments?: true;
+  /** Only false is possible: keyFn decides about every connection. */
+  autoAcceptConnections?: false;
+  /**
+   * Do not believe X-Forwarded-For when the remote addresses are read. Default
+   * false; set it to true where no proxy of yours writes that header.
+   */
+  ignoreXForwardedFor?: boolean;
+  /** Fill `request.cookies`. Default true. */
+  parseCookies?: boolean;
+  /** Fill `request.requestedExtensions`. Default true. */
+  parseExtensions?: boolean;
+  /** TCP_NODELAY on WebSockets. Default true. */
+  disableNagleAlgorithm?: boolean;
+  /** Wait for the answer to a close frame, in ms. Default 5000. */
+  closeTimeout?: number;
+
+  /**
+   * Give binary frames to workers, as Buffers, instead of ignoring them.
+   * Default false.
+   */
+  binary?: boolean;
+  /**
+   * What may wait for a browser that reads slowly, in bytes. Default 1048576
+   * (1 MiB).
+   */
+  maxBackpressure?: number;
+}
+
+export type KeyFn = (
+  this: WsConf,
+  request: Request,
+  gateway: Gateway,
+) => MaybeKey | Promise<MaybeKey> | Generator<any, MaybeKey, any>;
+
+export type MessageKeyFn = (
+  this: WsConf,
+  message: any,
+  headers: Headers,
+  info: { contentType: string },
+) => MaybeKey | readonly Key[];
+
+/** Anything but a key says that there is none. */
+export type MaybeKey = Key | null | undefined | false | void;
+
+// -------------------------------------------------------------- the request
+
+/**
+ * A WebSocket upgrade that waits for its key, with the properties of a
+ * WebSocketRequest of WebSocket-Node.
+ */
+export interface Request {
+  /** Node's own request: method, url, headers. */
+  httpRequest: IncomingMessage;
+  /** The Host header. */
+  host: string;
+  /** The request's target, such as '/chat?room=1'. */
+  resource: string;
+  /** `url.parse(resource, true)`. */
+  resourceURL: UrlWithParsedQuery;
+  /**
+   * The first of `remoteAddresses`; undefined when the socket has none (a Unix
+   * socket, or one that is gone already).
+   */
+  remoteAddress: string | undefined;
+  /**
+   * The hops of X-Forwarded-For, unless `wsConf.ignoreXForwardedFor`, and the
+   * address of the socket's other end.
+   */
+  remoteAddresses: (string | undefined)[];
+  /** 8 or 13. */
+  webSocketVersion: number;
+  origin: string | undefined;
+  /** In lower case, in the client's order. */
+  requestedProtocols: string[];
+  /** From the names in lower case to those that the client wrote. */
+  protocolFullCaseMap: Record<string, string>;
+  requestedExtensions: Extension[];
+  /** In the header's order, duplicates included. */
+  cookies: Cookie[];
+  /** The Sec-WebSocket-Key header. */
+  key: string;
+  /** For information: it is closed by the time that keyFn has it. */
+  socket: Socket;
+
+  /**
+   * Says what the response shall carry if the key that keyFn returns is taken.
+   * Arguments that are undefined leave it to `wsConf.protocol` and
+   * `wsConf.origin`; null or '' leaves the header out.
+   *
+   * @throws {Error} for a protocol that the client did not request and for
+   *   what a header cannot carry; the request is then rejected with 500.
+   */
+  accept(
+    protocol?: string | null,
+    origin?: string | null,
+    cookies?: SetCookie[] | null,
+  ): void;
+
+  /**
+   * Refuses the connection, whatever keyFn returns. `status` is one of 300 to
+   * 599 (default 403); `reason` goes out as X-WebSocket-Reject-Reason.
+   *
+   * @throws {Error} when it was accepted or rejected before.
+   */
+  reject(
+    status?: number,
+    reason?: string,
+    extraHeaders?: Record<string, string | number | readonly string[]>,
+  ): void;
+}
+
+export interface Cookie {
+  name: string;
+  /** URL-decoded; null for a cookie without '='. */
+  value: string | null;
+}
+
+export interface Extension {
+  name: string;
+  params: { name: string; value: string | undefined }[];
+}
+
+/** A cookie to set. */
+export interface SetCookie {
+  name: string;
+  /** Not encoded: only the characters of RFC 6265, section 4.1.1. */
+  value: string;
+  path?: string;
+  domain?: string;
+  expires?: Date;
+  /** In seconds, above 0. */
+  maxage?: number | string;
+  secure?: boolean;
+  httponly?: boolean;
+}
+
+// ------------------------------------------------------------ typed events
+
+/** An EventEmitter that knows the events of `E` and their arguments. */
+declare class TypedEmitter<E> extends EventEmitter {
+  on<K extends keyof E & string>(event: K, listener: Listener<E[K]>): this;
+  once<K extends keyof E & string>(event: K, listener: Listener<E[K]>): this;
+  off<K extends keyof E & string>(event: K, listener: Listener<E[K]>): this;
+  addListener<K extends keyof E & string>(
+    event: K,
+    listener: Listener<E[K]>,
+  ): this;
+  removeListener<K extends keyof E & string>(
+    event: K,
+    listener: Listener<E[K]>,
+  ): this;
+  prependListener<K extends keyof E & string>(
+    event: K,
+    listener: Listener<E[K]>,
+  ): this;
+  prependOnceListener<K extends keyof E & string>(
+    event: K,
+    listener: Listener<E[K]>,
+  ): this;
+}
+
+type Listener<A> = A extends unknown[] ? (...args: A) => void : never;

@@ -1,0 +1,235 @@
+'use strict';
+
+const { EventEmitter } = require('node:events');
+const { startClient } = require('../binding.js');
+const { MessageEnginError, fromNative } = require('./errors');
+const { emitLineEvent, safeEmit } = require('./line-events');
+const {
+  decodeBody,
+  decodeHeaders,
+  encodeHeaders,
+  encodeMessage,
+} = require('./message');
+const { mqSettings } = require('./options');
+const { yieldable } = require('./yieldable');
+
+/**
+ * @typedef {import('../binding').NativeClient} NativeClient
+ * @typedef {import('..').Client} PublicClient
+ * @typedef {import('..').MqConf} MqConf
+ */
+
+/** How long close() tries to publish what waits, in ms. */
+const CLOSE_PATIENCE = 5000;
+
+// What the native send answers.
+const TAKEN = 0;
+const DROPPED = 2;
+const CLOSED = 3;
+
+// Bits of a delivery's flags.
+const REDELIVERED = 1;
+const STATUS = 2;
+
+/**
+ * The back-office side: gets what browsers send and whether they are there,
+ * and sends to them. Clients that share a broker compete for the messages.
+ *
+ * @implements {PublicClient}
+ */
+class Client extends EventEmitter {
+  #settings;
+  /** @type {NativeClient | undefined} */
+  #native;
+  /** @type {import('..').Yieldable<this> | undefined} */
+  #started;
+  /** @type {import('..').Yieldable<void> | undefined} */
+  #closed;
+  #counters = {
+    received: 0,
+    receivedBytes: 0,
+    sent: 0,
+    sentBytes: 0,
+    undeliverable: 0,
+  };
+  /**
+   * Deliveries that came before whoever waits for init() could add listeners.
+   *
+   * @type {(() => void)[] | null}
+   */
+  #early = [];
+
+  /** @param {MqConf} [mqConf] */
+  constructor(mqConf) {
+    super();
+    this.#settings = mqSettings(mqConf);
+  }
+
+  init() {
+    this.#started ??= yieldable(this.#init());
+    return this.#started;
+  }
+
+  async #init() {
+    if (this.#closed) throw closedError();
+    try {
+      this.#native = await startClient(
+        JSON.stringify(this.#settings),
+        (...batch) => this.#deliver(...batch),
+        (name, details) => emitLineEvent(this, name, details),
+      );
+    } catch (error) {
+      // The broker may be there the next time.
+      this.#started = undefined;
+      throw fromNative(error);
+    }
+    setImmediate(() => {
+      const early = this.#early ?? [];
+      this.#early = null;
+      for (const deliver of early) deliver();
+    });
+    return this;
+  }
+
+  /**
+   * @param {unknown} message
+   * @param {Record<string, unknown>} [headers]
+   */
+  send(message, headers) {
+    const native = this.#open();
+    const body = encodeMessage(message);
+    const sent = native.send(body, encodeHeaders(headers));
+    if (sent === CLOSED) throw closedError();
+    if (sent === DROPPED) {
+      this.#counters.undeliverable += 1;
+      safeEmit(this, 'undeliverable', message, headers);
+      return false;
+    }
+    this.#counters.sent += 1;
+    this.#counters.sentBytes += Buffer.byteLength(body);
+    return sent === TAKEN;
+  }
+
+  /**
+   * @param {unknown} message
+   * @param {Record<string, unknown>} [headers]
+   */
+  $send(message, headers) {
+    return (
+      /** @type {(error: Error | null, flushed?: boolean) => void} */ done,
+    ) => {
+      let room;
+      try {
+        room = this.send(message, headers);
+      } catch (error) {
+        done(/** @type {Error} */ (error));
+        return;
+      }
+      if (room) done(null, true);
+      else this.once('drain', () => done(null, true));
+    };
+  }
+
+  stats() {
+    const { lost, ...native } = this.#open().stats();
+    const { undeliverable, ...counters } = this.#counters;
+    return { ...counters, ...native, undeliverable: undeliverable + lost };
+  }
+
+  close() {
+    this.#closed ??= yieldable(this.#close());
+    return this.#closed;
+  }
+
+  async #close() {
+    // What is being started must be ended, and what failed to start is ended.
+    await this.#started?.catch(() => {});
+    await this.#native?.close(CLOSE_PATIENCE);
+    safeEmit(this, 'close');
+  }
+
+  #open() {
+    if (this.#closed) throw closedError();
+    if (!this.#native) {
+      throw new MessageEnginError(
+        'ERR_NOT_INITIALIZED',
+        'the client is not initialized: call init() and wait for it first',
+      );
+    }
+    return this.#native;
+  }
+
+  /**
+   * @param {Buffer} bodies one behind the other
+   * @param {number[]} ends where each body ends
+   * @param {string[]} headers
+   * @param {string[]} types
+   * @param {string[]} keys
+   * @param {string[]} exchanges
+   * @param {number[]} tags
+   * @param {number[]} flags
+   */
+  #deliver(bodies, ends, headers, types, keys, exchanges, tags, flags) {
+    if (this.#early) {
+      this.#early.push(() =>
+        this.#deliver(
+          bodies,
+          ends,
+          headers,
+          types,
+          keys,
+          exchanges,
+          tags,
+          flags,
+        ),
+      );
+      return;
+    }
+    let start = 0;
+    for (const [index, end] of ends.entries()) {
+      const raw = bodies.subarray(start, end);
+      start = end;
+      const contentType = types[index];
+      const isStatus = (flags[index] & STATUS) !== 0;
+      const message = decodeBody(raw, contentType);
+      const info = {
+        routingKey: keys[index],
+        exchange: exchanges[index],
+        redelivered: (flags[index] & REDELIVERED) !== 0,
+        contentType,
+        raw,
+      };
+      this.#addToPayload(message, keys[index], tags[index]);
+      if (!isStatus) {
+        this.#counters.received += 1;
+        this.#counters.receivedBytes += raw.length;
+      }
+      safeEmit(
+        this,
+        isStatus ? 'status' : 'message',
+        message,
+        decodeHeaders(headers[index]),
+        info,
+      );
+    }
+  }
+
+  /**
+   * @param {any} message
+   * @param {string} routingKey
+   * @param {number} deliveryTag
+   */
+  #addToPayload(message, routingKey, deliveryTag) {
+    const { routingKeyInPayload, deliveryTagInPayload } = this.#settings;
+    if (typeof message !== 'object' || message === null) return;
+    if (Buffer.isBuffer(message)) return;
+    if (routingKeyInPayload) message._routingKey = routingKey;
+    if (deliveryTagInPayload) message._deliveryTag = deliveryTag;
+  }
+}
+
+function closedError() {
+  return new MessageEnginError('ERR_CLOSED', 'the client is closed');
+}
+
+module.exports = { Client };

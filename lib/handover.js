@@ -1,0 +1,160 @@
+'use strict';
+
+const { Socket: NativeSocket } = require('../binding.js');
+
+/**
+ * @typedef {import('node:net').Socket} Socket
+ * @typedef {import('../binding').Bridge} Bridge
+ * @typedef {import('../binding').NativeGateway} NativeGateway
+ */
+
+/**
+ * What becomes of a connection once keyFn has spoken. `head` and the like are
+ * bytes of the HTTP response, in latin1.
+ *
+ * @typedef {object} Carrier
+ * @property {() => boolean} isGone whether the client has left meanwhile
+ * @property {(response: Buffer) => void} reject answers and closes
+ * @property {() => void} destroy closes without a word
+ * @property {(native: NativeGateway, bridges: Bridges, arrival: Arrival) => void} accept
+ */
+
+/**
+ * @typedef {object} Arrival
+ * @property {string} key
+ * @property {string} keyJson the value that keyFn returned
+ * @property {string} headers the request's, as JSON
+ * @property {Buffer} response the whole 101
+ */
+
+/**
+ * Sockets that stay with Node, by the id of their bridge.
+ *
+ * @typedef {Map<number, { socket: Socket, bridge: Bridge }>} Bridges
+ */
+
+/**
+ * Takes a socket out of Node's hands, synchronously, within its 'upgrade'
+ * event: there is then no moment in which Node could read from it.
+ *
+ * @param {Socket} socket
+ * @param {Buffer} head what Node has read behind the request
+ * @param {import('./options').WsSettings} settings
+ * @returns {Carrier}
+ */
+function takeOver(socket, head, settings) {
+  // Node has taken its own listeners off: without this one, a reset while
+  // keyFn runs would be an uncaught exception.
+  socket.on('error', () => {});
+  const early = [head];
+  for (let chunk; (chunk = socket.read()) !== null;) early.push(chunk);
+  const bytes = early.length > 1 ? Buffer.concat(early) : head;
+  if (isPlainTcp(socket)) {
+    // Options of the socket are shared with its duplicate.
+    socket.setNoDelay(settings.disableNagleAlgorithm);
+    if (settings.useNativeKeepalive) {
+      socket.setKeepAlive(true, settings.keepaliveInterval);
+    }
+    try {
+      const { fd } = /** @type {any} */ (socket)._handle;
+      return reserved(socket, NativeSocket.reserve(fd, bytes));
+    } catch {
+      // No descriptor to share here after all; the bridge always works.
+    }
+  }
+  return bridged(socket, bytes);
+}
+
+/**
+ * A TLS socket has a descriptor too, and writing to that would break TLS; a
+ * pipe's is not a TCP socket. Windows has none that could be shared.
+ *
+ * @param {any} socket
+ */
+function isPlainTcp(socket) {
+  return (
+    process.platform !== 'win32' &&
+    !socket.encrypted &&
+    socket._handle?.constructor?.name === 'TCP' &&
+    socket._handle.fd >= 0
+  );
+}
+
+/**
+ * @param {Socket} socket
+ * @param {NativeSocket} native
+ * @returns {Carrier}
+ */
+function reserved(socket, native) {
+  // Only destroy() is safe: everything else would shut the shared socket down.
+  socket.destroy();
+  return {
+    isGone: () => native.isGone(),
+    reject: (response) => native.reject(response),
+    destroy: () => native.destroy(),
+    accept(gateway, bridges, { key, keyJson, headers, response }) {
+      gateway.accept(native, key, keyJson, headers, response);
+    },
+  };
+}
+
+/**
+ * @param {Socket} socket
+ * @param {Buffer} head
+ * @returns {Carrier}
+ */
+function bridged(socket, head) {
+  socket.setTimeout(0);
+  return {
+    isGone: () => socket.destroyed || socket.readableEnded,
+    reject(response) {
+      socket.once('finish', () => socket.destroy());
+      socket.end(response);
+      socket.resume();
+    },
+    destroy: () => socket.destroy(),
+    accept(gateway, bridges, { key, keyJson, headers, response }) {
+      const bridge = gateway.acceptBridged(
+        key,
+        keyJson,
+        headers,
+        response,
+        head,
+      );
+      const { id } = bridge;
+      bridges.set(id, { socket, bridge });
+      socket.on('data', (chunk) => {
+        if (!bridge.input(chunk)) socket.pause();
+      });
+      socket.on('end', () => bridge.end());
+      socket.on('close', () => {
+        bridges.delete(id);
+        bridge.closed();
+      });
+    },
+  };
+}
+
+/**
+ * Carries out what the native end of a bridge asks for.
+ *
+ * @param {Bridges} bridges
+ * @param {number} id
+ * @param {string} what
+ * @param {Buffer} [bytes]
+ */
+function output(bridges, id, what, bytes) {
+  const { socket, bridge } = bridges.get(id) ?? {};
+  if (!socket || !bridge) return;
+  if (what === 'write' && bytes) {
+    socket.write(bytes, () => bridge.written(bytes.length));
+  } else if (what === 'resume') {
+    socket.resume();
+  } else if (what === 'end') {
+    socket.end();
+  } else {
+    socket.destroy();
+  }
+}
+
+module.exports = { output, takeOver };

@@ -1,0 +1,150 @@
+'use strict';
+
+const { isUtf8 } = require('node:buffer');
+const { toUSVString } = require('node:util');
+const { isDate, isUint8Array } = require('node:util/types');
+
+const OCTETS = 'application/octet-stream';
+const JSON_TYPES = ['application/json', 'text/json'];
+
+/**
+ * Reads a body the way receivers always have: JSON types are parsed, octets
+ * stay octets. What cannot be parsed is the text itself, and what is not even
+ * text is the bytes, so that nothing is lost.
+ *
+ * @param {string | Buffer} body
+ * @param {string} contentType empty where the sender gave none
+ * @returns {unknown}
+ */
+function decodeBody(body, contentType) {
+  if (contentType === OCTETS) return body;
+  if (typeof body !== 'string' && !isUtf8(body)) return body;
+  const text = typeof body === 'string' ? body : body.toString('utf8');
+  if (!JSON_TYPES.includes(contentType)) return text;
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
+
+/**
+ * What the wire carries of a message: octets of a Buffer as they are, JSON of
+ * everything else.
+ *
+ * @param {unknown} message
+ * @returns {string | Buffer}
+ * @throws {TypeError} with code ERR_INVALID_ARG_VALUE for what JSON cannot say
+ */
+function encodeMessage(message) {
+  if (Buffer.isBuffer(message)) return message;
+  if (isUint8Array(message)) return Buffer.from(message);
+  let json;
+  try {
+    // A lone surrogate has no form in UTF-8, so no frame could carry it.
+    json = JSON.stringify(
+      typeof message === 'string' ? toUSVString(message) : message,
+    );
+  } catch (cause) {
+    throw invalid(`message cannot be sent as JSON: ${reasonOf(cause)}`, cause);
+  }
+  if (json === undefined) {
+    throw invalid(`message cannot be sent as JSON: it is ${typeof message}`);
+  }
+  return json;
+}
+
+/**
+ * Header JSON for the native side. Dates and Buffers, which JSON would turn
+ * into text, cross as tagged arrays; such JSON starts with '!' and tags every
+ * other array too, so that no header can pass for one.
+ *
+ * @param {unknown} headers
+ * @returns {string}
+ * @throws {TypeError} with code ERR_INVALID_ARG_TYPE or ERR_INVALID_ARG_VALUE
+ */
+function encodeHeaders(headers) {
+  if (headers === undefined || headers === null) return '{}';
+  if (typeof headers !== 'object' || Array.isArray(headers)) {
+    throw Object.assign(
+      new TypeError(`headers must be an object, not ${typeof headers}`),
+      { code: 'ERR_INVALID_ARG_TYPE' },
+    );
+  }
+  try {
+    return needsTags(headers)
+      ? `!${JSON.stringify(tag(headers))}`
+      : JSON.stringify(headers);
+  } catch (cause) {
+    throw invalid(`headers cannot be sent: ${reasonOf(cause)}`, cause);
+  }
+}
+
+/**
+ * @param {string} text header JSON of the native side
+ * @returns {Record<string, any>}
+ */
+function decodeHeaders(text) {
+  return text.startsWith('!')
+    ? untag(JSON.parse(text.slice(1)))
+    : JSON.parse(text);
+}
+
+/** @param {any} value */
+function needsTags(value) {
+  if (typeof value !== 'object' || value === null) return false;
+  if (isDate(value) || isUint8Array(value)) return true;
+  for (const name in value) if (needsTags(value[name])) return true;
+  return false;
+}
+
+/**
+ * @param {any} value
+ * @returns {any}
+ */
+function tag(value) {
+  if (typeof value !== 'object' || value === null) return value;
+  if (isDate(value)) return ['d', Math.max(0, value.getTime() || 0)];
+  if (isUint8Array(value)) return ['x', Buffer.from(value).toString('hex')];
+  if (Array.isArray(value)) return ['a', ...value.map(tag)];
+  return mapValues(value, tag);
+}
+
+/**
+ * @param {any} value
+ * @returns {any}
+ */
+function untag(value) {
+  if (typeof value !== 'object' || value === null) return value;
+  if (!Array.isArray(value)) return mapValues(value, untag);
+  const [kind, ...rest] = value;
+  if (kind === 'd') return new Date(rest[0]);
+  if (kind === 'x') return Buffer.from(rest[0], 'hex');
+  return rest.map(untag);
+}
+
+/**
+ * @param {Record<string, any>} object
+ * @param {(value: any) => any} map
+ */
+function mapValues(object, map) {
+  return Object.fromEntries(
+    Object.entries(object).map(([name, value]) => [name, map(value)]),
+  );
+}
+
+/** @param {unknown} error */
+function reasonOf(error) {
+  return error instanceof Error ? error.message : String(error);
+}
+
+/**
+ * @param {string} text
+ * @param {unknown} [cause]
+ */
+function invalid(text, cause) {
+  const error = new TypeError(text, cause === undefined ? {} : { cause });
+  return Object.assign(error, { code: 'ERR_INVALID_ARG_VALUE' });
+}
+
+module.exports = { decodeBody, decodeHeaders, encodeHeaders, encodeMessage };

@@ -1,0 +1,327 @@
+'use strict';
+
+const { randomBytes } = require('node:crypto');
+const { EventEmitter } = require('node:events');
+const co = require('co');
+const { startGateway } = require('../binding.js');
+const { fromNative } = require('./errors');
+const { output, takeOver } = require('./handover');
+const { emitLineEvent, safeEmit } = require('./line-events');
+const { decodeBody, decodeHeaders } = require('./message');
+const { mqSettings, wsSettings } = require('./options');
+const { Request } = require('./request');
+const { yieldable } = require('./yieldable');
+
+/**
+ * @typedef {import('node:http').IncomingMessage} IncomingMessage
+ * @typedef {import('node:net').Socket} Socket
+ * @typedef {import('./handover').Carrier} Carrier
+ * @typedef {import('../binding').NativeGateway} NativeGateway
+ * @typedef {InstanceType<typeof Request>} KeyRequest
+ * @typedef {import('..').Gateway} PublicGateway
+ */
+
+const CLOSING = { status: 503, reason: 'Server is shutting down' };
+
+/**
+ * Connects to the broker, declares what the gateway needs and takes the
+ * WebSocket upgrades of wsConf.httpServer.
+ *
+ * @type {typeof import('..').server.start}
+ */
+function start(mqConf, wsConf) {
+  return yieldable(open(mqConf, wsConf));
+}
+
+/**
+ * @param {unknown} mqConf
+ * @param {any} wsConf
+ */
+async function open(mqConf, wsConf) {
+  const mq = mqSettings(mqConf);
+  const ws = wsSettings(wsConf);
+  const gateway = new Gateway(wsConf, ws);
+  try {
+    const native = await startGateway(
+      JSON.stringify(mq),
+      JSON.stringify({ ...ws, httpServers: undefined }),
+      randomBytes(12).toString('hex'),
+      (bodies, headers, types) => gateway._keys(bodies, headers, types),
+      (name, details) => emitLineEvent(gateway, name, details),
+      (id, what, bytes) => gateway._output(id, what, bytes),
+    );
+    gateway._open(native);
+  } catch (error) {
+    throw fromNative(error);
+  }
+  return gateway;
+}
+
+/** @implements {PublicGateway} */
+class Gateway extends EventEmitter {
+  #conf;
+  #settings;
+  /** @type {NativeGateway | undefined} */
+  #native;
+  /** @type {import('./handover').Bridges} */
+  #bridges = new Map();
+  /** Connections whose keyFn has not answered. @type {Set<Carrier>} */
+  #pending = new Set();
+  #rejected = 0;
+  #keyErrors = 0;
+  /** @type {import('..').Yieldable<void> | undefined} */
+  #closed;
+
+  /**
+   * @param {any} conf the user's own wsConf: its functions are its methods
+   * @param {import('./options').WsSettings} settings
+   */
+  constructor(conf, settings) {
+    super();
+    this.#conf = conf;
+    this.#settings = settings;
+  }
+
+  /** Connections that hold a key here. */
+  get size() {
+    return this.#native?.stats().connections ?? 0;
+  }
+
+  stats() {
+    const native = /** @type {NativeGateway} */ (this.#native);
+    const { lost, ...stats } = native.stats();
+    return {
+      ...stats,
+      undeliverable: lost,
+      rejected: this.#rejected,
+      keyErrors: this.#keyErrors,
+    };
+  }
+
+  close() {
+    this.#closed ??= yieldable(this.#close());
+    return this.#closed;
+  }
+
+  async #close() {
+    for (const server of this.#settings.httpServers) {
+      server.removeListener('upgrade', this.#onUpgrade);
+    }
+    for (const carrier of this.#pending) this.#refuse(carrier, CLOSING);
+    this.#pending.clear();
+    await this.#native?.close();
+    safeEmit(this, 'close');
+  }
+
+  /**
+   * @param {NativeGateway} native
+   * @internal
+   */
+  _open(native) {
+    this.#native = native;
+    for (const server of this.#settings.httpServers) {
+      // First, so as to see the socket before other listeners touch it.
+      server.prependListener('upgrade', this.#onUpgrade);
+    }
+  }
+
+  /**
+   * @param {IncomingMessage} httpRequest
+   * @param {Socket} socket
+   * @param {Buffer} head
+   */
+  #onUpgrade = (httpRequest, socket, head) => {
+    const server = /** @type {any} */ (socket).server;
+    const alone = (server?.listenerCount?.('upgrade') ?? 1) < 2;
+    if (alone) {
+      this.#upgrade(httpRequest, socket, head);
+      return;
+    }
+    if (!isWebSocket(httpRequest)) return;
+    // Who else listens decides in this same turn. Node cannot read from the
+    // socket before the next tick is over, so nothing is lost by waiting.
+    const written = socket.bytesWritten;
+    process.nextTick(() => {
+      const taken =
+        socket.destroyed ||
+        socket.bytesWritten !== written ||
+        socket.writableLength > 0 ||
+        socket.readableFlowing !== null ||
+        socket.listenerCount('data') + socket.listenerCount('readable') > 0;
+      if (!taken) this.#upgrade(httpRequest, socket, head);
+    });
+  };
+
+  /**
+   * @param {IncomingMessage} httpRequest
+   * @param {Socket} socket
+   * @param {Buffer} head
+   */
+  #upgrade(httpRequest, socket, head) {
+    if (socket.destroyed) return;
+    const refusal = Request.check(httpRequest);
+    const request = new Request(httpRequest, socket, this.#settings);
+    const carrier = takeOver(socket, head, this.#settings);
+    if (refusal) this.#refuse(carrier, refusal);
+    else if (this.#closed) this.#refuse(carrier, CLOSING);
+    else void this.#decide(request, carrier);
+  }
+
+  /**
+   * @param {KeyRequest} request
+   * @param {Carrier} carrier
+   */
+  async #decide(request, carrier) {
+    this.#pending.add(carrier);
+    /** @type {any} */
+    let key;
+    let rejection;
+    try {
+      key = await this.#askKey(request);
+      rejection = request.rejection;
+      if (!rejection && !key) {
+        rejection = { status: 404, reason: 'bad request' };
+      }
+    } catch (error) {
+      const { status, reason } = Object(error);
+      rejection = request.rejection ?? { status: status || 404, reason };
+      safeEmit(this, 'keyError', error, request);
+    }
+    // Closing has answered for it.
+    if (!this.#pending.delete(carrier)) return;
+    if (rejection) this.#refuse(carrier, rejection);
+    else this.#accept(request, carrier, key);
+  }
+
+  /**
+   * @param {KeyRequest} request
+   * @returns {Promise<unknown>}
+   */
+  async #askKey(request) {
+    const key = this.#conf.keyFn(request, this);
+    const isGenerator =
+      typeof key?.next === 'function' && typeof key.throw === 'function';
+    return isGenerator ? co(key) : key;
+  }
+
+  /**
+   * @param {KeyRequest} request
+   * @param {Carrier} carrier
+   * @param {unknown} key
+   */
+  #accept(request, carrier, key) {
+    const { protocol, origin } = this.#settings;
+    const { response, rejection } = request.acceptResponse(protocol, origin);
+    if (rejection) {
+      this.#refuse(carrier, rejection);
+    } else if (carrier.isGone()) {
+      carrier.destroy();
+    } else {
+      const native = /** @type {NativeGateway} */ (this.#native);
+      carrier.accept(native, this.#bridges, {
+        key: String(key),
+        keyJson: keyJson(key),
+        headers: JSON.stringify(request.httpRequest.headers),
+        response: Buffer.from(response, 'latin1'),
+      });
+    }
+  }
+
+  /**
+   * @param {Carrier} carrier
+   * @param {{ status: unknown, reason?: unknown, headers?: unknown }} rejection
+   */
+  #refuse(carrier, rejection) {
+    this.#rejected += 1;
+    const response = Request.rejectResponse(rejection);
+    carrier.reject(Buffer.from(response, 'latin1'));
+  }
+
+  /**
+   * @param {Array<string | Buffer>} bodies
+   * @param {string[]} headers
+   * @param {string[]} types
+   * @internal
+   */
+  _keys(bodies, headers, types) {
+    return bodies.map((body, index) =>
+      this.#keyOf(body, headers[index], types[index]),
+    );
+  }
+
+  /**
+   * @param {string | Buffer} body
+   * @param {string} headerJson
+   * @param {string} contentType
+   */
+  #keyOf(body, headerJson, contentType) {
+    const message = decodeBody(body, contentType);
+    const headers = decodeHeaders(headerJson);
+    try {
+      const key = this.#conf.messageKeyFn(message, headers, { contentType });
+      if (typeof key?.then === 'function') {
+        // Its rejection must not end the process either.
+        key.then(null, () => {});
+        throw new TypeError(
+          'wsConf.messageKeyFn returned a promise; it must return the key',
+        );
+      }
+      return keysOf(key);
+    } catch (error) {
+      this.#keyErrors += 1;
+      if (this.listenerCount('messageKeyError')) {
+        safeEmit(this, 'messageKeyError', error, message, headers);
+      } else if (this.#keyErrors === 1) {
+        process.emitWarning(
+          `wsConf.messageKeyFn threw: ${Object(error).message ?? error}. ` +
+            "The message is lost; listen to 'messageKeyError' to see each one.",
+          { type: 'MessageEnginWarning', code: 'MESSAGE_ENGIN_KEY_ERROR' },
+        );
+      }
+      return null;
+    }
+  }
+
+  /**
+   * @param {number} id
+   * @param {string} what
+   * @param {Buffer} [bytes]
+   * @internal
+   */
+  _output(id, what, bytes) {
+    output(this.#bridges, id, what, bytes);
+  }
+}
+
+/** @param {IncomingMessage} httpRequest */
+function isWebSocket({ headers }) {
+  return headers.upgrade?.toLowerCase() === 'websocket';
+}
+
+/**
+ * The value that status messages carry.
+ *
+ * @param {unknown} key
+ */
+function keyJson(key) {
+  try {
+    return JSON.stringify(key) ?? JSON.stringify(String(key));
+  } catch {
+    return JSON.stringify(String(key));
+  }
+}
+
+/**
+ * A key is used as a property name, so 5 and '5' are one key; a key that is
+ * falsy can belong to nobody, since keyFn refuses it.
+ *
+ * @param {unknown} key
+ * @returns {string | string[] | null}
+ */
+function keysOf(key) {
+  if (!Array.isArray(key)) return key ? String(key) : null;
+  // One connection gets a message once, however often it is named.
+  return [...new Set(key.filter(Boolean).map(String))];
+}
+
+module.exports = { start };

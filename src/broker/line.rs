@@ -1,0 +1,288 @@
+//! The line to the broker: the one reconnect loop, for gateways and clients, for every kind of broker.
+//!
+//! connect -> declare -> consume -> publish, and again from the start when the connection is lost. What is to be published
+//! waits meanwhile in a buffer that is bounded in bytes; who fills it is held back.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::topology::Plan;
+use super::{Batch, Broker, Session};
+use crate::buffer::Buffer;
+use crate::config::{BackoffStrategy, BrokerSettings};
+use crate::error::{Error, Result};
+use crate::hooks::LineEvents;
+use crate::message::Outgoing;
+
+/// Deliveries that go on together. 64 are as good as 256 for the crossing into JavaScript, and hold nobody up.
+const RECEIVE_BATCH: usize = 64;
+/// Batches that may wait between the broker and whoever works on them.
+const BATCHES_WAITING: usize = 4;
+/// What is handed to the broker at once; also what a lost connection may take with it.
+const PUBLISH_BATCH: usize = 128;
+const PUBLISH_BYTES: usize = 256 * 1024;
+/// How long the broker has to answer the closing of a connection that has nothing left to carry.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The end that gateways and clients hold.
+pub struct Line {
+    pub outgoing: Arc<Buffer<Outgoing>>,
+    pub counters: Arc<Counters>,
+    stop: watch::Sender<Stop>,
+    ended: watch::Receiver<bool>,
+}
+
+#[derive(Default)]
+pub struct Counters {
+    pub published: AtomicU64,
+    pub reconnects: AtomicU64,
+    /// Messages that were being handed over when the connection went, or still waited at the end.
+    pub lost: AtomicU64,
+}
+
+/// When to stop: a graceful stop publishes what waits, up to the deadline.
+#[derive(Clone, Copy, PartialEq)]
+enum Stop {
+    No,
+    By(Instant),
+}
+
+/// How long to wait before the next attempt (node-amqp's `reconnectBackoffStrategy` and its two times).
+#[derive(Clone, Copy)]
+struct Backoff {
+    strategy: BackoffStrategy,
+    time: u64,
+    limit: u64,
+}
+
+impl Backoff {
+    fn delay(self, attempt: u32) -> u64 {
+        match self.strategy {
+            BackoffStrategy::Linear => self.time,
+            BackoffStrategy::Exponential => {
+                self.time.saturating_mul(1 << attempt.saturating_sub(1).min(30)).min(self.limit)
+            }
+        }
+    }
+}
+
+impl Line {
+    /// Connects; an error here is final, since whoever calls has nothing yet that could be lost.
+    pub async fn open<B: Broker>(
+        broker: B,
+        plan: Plan,
+        settings: &BrokerSettings,
+        events: Arc<dyn LineEvents>,
+    ) -> Result<(Line, mpsc::Receiver<Batch>)> {
+        let outgoing = Arc::new(Buffer::new(settings.buffer_size));
+        let counters = Arc::new(Counters::default());
+        let (stop, stopped) = watch::channel(Stop::No);
+        let (end, ended) = watch::channel(false);
+        let (batches, receiver) = mpsc::channel(BATCHES_WAITING);
+        let (first, connected) = oneshot::channel();
+        let timeout = Duration::from_millis(settings.connection_timeout);
+        let runner = Runner {
+            broker,
+            plan,
+            outgoing: outgoing.clone(),
+            counters: counters.clone(),
+            events,
+            batches,
+            stopped,
+            timeout,
+            backoff: Backoff {
+                strategy: settings.reconnect_backoff_strategy,
+                time: settings.reconnect_backoff_time,
+                limit: settings.reconnect_exponential_limit,
+            },
+            reconnect: settings.reconnect,
+        };
+        tokio::spawn(async move {
+            runner.run(first).await;
+            end.send_replace(true);
+        });
+        match connected.await {
+            Ok(Ok(())) => Ok((Line { outgoing, counters, stop, ended }, receiver)),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(Error::Closed { what: "connection" }),
+        }
+    }
+
+    /// Takes nothing more, publishes what waits if that succeeds within `patience`, and ends the connection.
+    pub async fn close(&self, patience: Duration) {
+        self.outgoing.close();
+        self.stop.send_if_modified(|stop| {
+            let first = *stop == Stop::No;
+            if first {
+                *stop = Stop::By(Instant::now() + patience);
+            }
+            first
+        });
+        let mut ended = self.ended.clone();
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
+}
+
+struct Runner<B> {
+    broker: B,
+    plan: Plan,
+    outgoing: Arc<Buffer<Outgoing>>,
+    counters: Arc<Counters>,
+    events: Arc<dyn LineEvents>,
+    batches: mpsc::Sender<Batch>,
+    stopped: watch::Receiver<Stop>,
+    timeout: Duration,
+    backoff: Backoff,
+    reconnect: bool,
+}
+
+impl<B: Broker> Runner<B> {
+    async fn run(mut self, first: oneshot::Sender<Result<()>>) {
+        let mut session = match self.connect().await {
+            Ok(session) => {
+                let _ = first.send(Ok(()));
+                session
+            }
+            Err(error) => {
+                let _ = first.send(Err(error));
+                return;
+            }
+        };
+        loop {
+            let Err(error) = self.serve(&session).await else { break };
+            // Dropped before the next attempt: an exclusive queue must be free again.
+            drop(session);
+            if !self.reconnect {
+                self.events.failed(&error);
+                break;
+            }
+            match self.again(error).await {
+                Some(next) => session = next,
+                None => break,
+            }
+            self.counters.reconnects.fetch_add(1, Ordering::Relaxed);
+            self.events.ready();
+        }
+        self.outgoing.close();
+        let left = self.outgoing.clear();
+        self.counters.lost.fetch_add(left as u64, Ordering::Relaxed);
+    }
+
+    async fn connect(&self) -> Result<B::Session> {
+        match tokio::time::timeout(self.timeout, self.broker.connect(&self.plan)).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::TimedOut {
+                address: self.broker.address(),
+                after_ms: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX),
+            }),
+        }
+    }
+
+    /// Tries until it succeeds; None when a stop came first.
+    async fn again(&mut self, mut error: Error) -> Option<B::Session> {
+        for attempt in 1.. {
+            let delay = self.backoff.delay(attempt);
+            self.events.reconnecting(attempt, delay, &error);
+            let mut stopped = self.stopped.clone();
+            let deadline = async {
+                match stopped.wait_for(|stop| *stop != Stop::No).await.map(|stop| *stop) {
+                    Ok(Stop::By(deadline)) => tokio::time::sleep_until(deadline).await,
+                    _ => (),
+                }
+            };
+            let attempt = async {
+                sleep(Duration::from_millis(delay)).await;
+                self.connect().await
+            };
+            tokio::select! {
+                () = deadline => return None,
+                result = attempt => match result {
+                    Ok(session) => return Some(session),
+                    Err(next) => error = next,
+                },
+            }
+        }
+        None
+    }
+
+    /// Publishes and consumes until the connection is lost (Err) or a stop has been carried out (Ok).
+    async fn serve(&mut self, session: &B::Session) -> Result<()> {
+        let mut stopped = self.stopped.clone();
+        let stop = async {
+            // The sender is dropped with the Line: that is a stop without patience.
+            match stopped.wait_for(|stop| *stop != Stop::No).await.map(|stop| *stop) {
+                Ok(Stop::By(deadline)) => deadline,
+                _ => Instant::now(),
+            }
+        };
+        let publish = publish(session, &self.outgoing, &self.counters);
+        tokio::pin!(publish);
+        let stopping = tokio::select! {
+            biased;
+            deadline = stop => Some(deadline),
+            error = session.lost() => return Err(error),
+            // Only a closed buffer ends publishing without an error: a stop is on its way and everything is out already.
+            result = &mut publish => { result?; None }
+            result = consume(session, &self.batches) => return result,
+        };
+        let flushed = match stopping {
+            None => true,
+            Some(deadline) => tokio::select! {
+                result = timeout_at(deadline, &mut publish) => result.is_ok_and(|result| result.is_ok()),
+                _ = session.lost() => false,
+            },
+        };
+        if flushed {
+            let _ = tokio::time::timeout(CLOSE_PATIENCE, session.close()).await;
+        }
+        Ok(())
+    }
+}
+
+/// Ends with Ok when the buffer is closed and empty.
+async fn publish<S: Session>(session: &S, outgoing: &Buffer<Outgoing>, counters: &Counters) -> Result<()> {
+    let mut batch = VecDeque::new();
+    while outgoing.drain(&mut batch, PUBLISH_BATCH, PUBLISH_BYTES).await {
+        let mut guard = PutBack { count: batch.len(), batch: &mut batch, outgoing, counters };
+        session.publish(guard.batch).await?;
+        counters.published.fetch_add(guard.count as u64, Ordering::Relaxed);
+        guard.count = 0;
+    }
+    Ok(())
+}
+
+/// However publishing ends, by an error or because the connection's end was noticed elsewhere first: what the session has
+/// not taken goes back to the front of the buffer.
+struct PutBack<'a> {
+    count: usize,
+    batch: &'a mut VecDeque<Outgoing>,
+    outgoing: &'a Buffer<Outgoing>,
+    counters: &'a Counters,
+}
+
+impl Drop for PutBack<'_> {
+    fn drop(&mut self) {
+        if self.count > 0 {
+            let taken = self.count - self.batch.len();
+            self.counters.lost.fetch_add(taken as u64, Ordering::Relaxed);
+            self.outgoing.put_back(self.batch);
+        }
+    }
+}
+
+async fn consume<S: Session>(session: &S, batches: &mpsc::Sender<Batch>) -> Result<()> {
+    let acker = session.acker();
+    loop {
+        let mut deliveries = Vec::new();
+        session.receive(&mut deliveries, RECEIVE_BATCH).await?;
+        if batches.send(Batch::new(deliveries, acker.clone())).await.is_err() {
+            // Nobody works on deliveries any more: the owner is closing, and says so through the stop.
+            return std::future::pending().await;
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The embedded broker: exchanges, queues, competing consumers, prefetch and bounds inside one process.
+//!
+//! It is RabbitMQ's semantics for what [`Plan`] declares, so that a laptop, a test and a small installation see the same
+//! behaviour. Brokers are found by name, by every thread of the process.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use tokio::sync::Notify;
+
+use super::topology::{ExchangeKind, Plan};
+use super::{Acker, Broker, Session};
+use crate::buffer::Weight;
+use crate::error::{Error, Result};
+use crate::message::{Delivery, Outgoing, Route};
+
+/// Bytes in one queue beyond which publishers wait.
+const QUEUE_LIMIT: usize = 16 * 1024 * 1024;
+
+pub struct MemoryBroker {
+    name: String,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    exchanges: HashMap<String, Exchange>,
+    queues: HashMap<String, Queue>,
+    next_consumer: u64,
+}
+
+struct Exchange {
+    kind: ExchangeKind,
+    /// Routing key and queue name.
+    bindings: Vec<(String, String)>,
+}
+
+#[derive(Default)]
+struct Queue {
+    ready: VecDeque<Stored>,
+    weight: usize,
+    /// In turn: the next delivery goes to the first that has room.
+    consumers: VecDeque<Consumer>,
+    /// Publishers that wait for room in this queue.
+    room: Arc<Notify>,
+}
+
+#[derive(Clone)]
+struct Stored {
+    message: Outgoing,
+    exchange: Arc<str>,
+    routing_key: Arc<str>,
+    redelivered: bool,
+}
+
+struct Consumer {
+    id: u64,
+    route: Route,
+    prefetch: usize,
+    next_tag: u64,
+    unacknowledged: VecDeque<(u64, Stored)>,
+    inbox: Arc<Inbox>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    deliveries: Mutex<VecDeque<Delivery>>,
+    arrived: Notify,
+}
+
+impl Inbox {
+    fn take(&self, into: &mut Vec<Delivery>, max: usize) -> usize {
+        let mut deliveries = lock(&self.deliveries);
+        let ready = deliveries.len().min(max);
+        into.extend(deliveries.drain(..ready));
+        ready
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl MemoryBroker {
+    /// The broker of that name; it lives as long as somebody is connected to it.
+    pub fn named(name: &str) -> Self {
+        static BROKERS: OnceLock<Mutex<HashMap<String, Weak<Mutex<State>>>>> = OnceLock::new();
+        let mut brokers = lock(BROKERS.get_or_init(Mutex::default));
+        brokers.retain(|_, state| state.strong_count() > 0);
+        let state = brokers.get(name).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let state = Arc::<Mutex<State>>::default();
+            brokers.insert(name.to_owned(), Arc::downgrade(&state));
+            state
+        });
+        MemoryBroker { name: name.to_owned(), state }
+    }
+}
+
+impl Broker for MemoryBroker {
+    type Session = MemorySession;
+
+    async fn connect(&self, plan: &Plan) -> Result<MemorySession> {
+        let inbox = Arc::<Inbox>::default();
+        let mut state = lock(&self.state);
+        for exchange in &plan.exchanges {
+            let fresh = || Exchange { kind: exchange.kind, bindings: Vec::new() };
+            state.exchanges.entry(exchange.name.clone()).or_insert_with(fresh);
+        }
+        let mut consumers = Vec::new();
+        for queue in &plan.queues {
+            let id = state.next_consumer;
+            state.next_consumer += 1;
+            if let Some(exchange) = state.exchanges.get_mut(&queue.exchange) {
+                let binding = (queue.binding_key.clone(), queue.name.clone());
+                if !exchange.bindings.contains(&binding) {
+                    exchange.bindings.push(binding);
+                }
+            }
+            let declared = state.queues.entry(queue.name.clone()).or_default();
+            declared.consumers.push_back(Consumer {
+                id,
+                route: queue.route,
+                prefetch: plan.prefetch.max(1).into(),
+                next_tag: 1,
+                unacknowledged: VecDeque::new(),
+                inbox: inbox.clone(),
+            });
+            consumers.push((queue.route, queue.name.clone(), id));
+        }
+        drop(state);
+        let acker = MemoryAcker { state: self.state.clone(), consumers };
+        Ok(MemorySession { plan: plan.clone(), acker: Arc::new(acker), inbox })
+    }
+
+    fn address(&self) -> String {
+        format!("memory://{}", self.name)
+    }
+}
+
+pub struct MemorySession {
+    plan: Plan,
+    acker: Arc<MemoryAcker>,
+    inbox: Arc<Inbox>,
+}
+
+impl MemorySession {
+    /// Routes one message, or gives back what to wait for. A queue that is full holds the publisher back for all of them,
+    /// as RabbitMQ's flow control does.
+    fn route(&self, message: &Outgoing) -> std::result::Result<(), Arc<Notify>> {
+        let (exchange_name, key) = self.plan.target(message.route);
+        let mut state = lock(&self.acker.state);
+        let Some(exchange) = state.exchanges.get(exchange_name) else { return Ok(()) };
+        let matches = |binding: &&(String, String)| exchange.kind == ExchangeKind::Fanout || binding.0 == key;
+        let names: Vec<String> = exchange.bindings.iter().filter(matches).map(|binding| binding.1.clone()).collect();
+        for name in &names {
+            if let Some(queue) = state.queues.get(name)
+                && queue.weight >= QUEUE_LIMIT
+            {
+                return Err(queue.room.clone());
+            }
+        }
+        let (exchange, routing_key): (Arc<str>, Arc<str>) = (exchange_name.into(), key.into());
+        for name in names {
+            if let Some(queue) = state.queues.get_mut(&name) {
+                let (exchange, routing_key) = (exchange.clone(), routing_key.clone());
+                queue.weight += message.weight();
+                queue.ready.push_back(Stored { message: message.clone(), exchange, routing_key, redelivered: false });
+                queue.dispatch();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Queue {
+    /// Gives ready messages to consumers in turn, as far as their prefetch allows.
+    fn dispatch(&mut self) {
+        while !self.ready.is_empty() {
+            let has_room = |consumer: &Consumer| consumer.unacknowledged.len() < consumer.prefetch;
+            let Some(index) = self.consumers.iter().position(has_room) else { return };
+            self.consumers.rotate_left(index);
+            let (Some(stored), Some(consumer)) = (self.ready.pop_front(), self.consumers.front_mut()) else { return };
+            let tag = consumer.next_tag;
+            consumer.next_tag += 1;
+            let delivery = Delivery {
+                route: consumer.route,
+                exchange: (*stored.exchange).into(),
+                routing_key: (*stored.routing_key).into(),
+                redelivered: stored.redelivered,
+                tag,
+                properties: stored.message.properties.clone(),
+                body: stored.message.body.clone(),
+            };
+            consumer.unacknowledged.push_back((tag, stored));
+            lock(&consumer.inbox.deliveries).push_back(delivery);
+            consumer.inbox.arrived.notify_one();
+            self.consumers.rotate_left(1);
+        }
+    }
+
+    fn settle(&mut self, id: u64, tag: u64) {
+        let Some(consumer) = self.consumers.iter_mut().find(|consumer| consumer.id == id) else { return };
+        while let Some((_, stored)) = consumer.unacknowledged.pop_front_if(|(of, _)| *of <= tag) {
+            self.weight -= stored.message.weight();
+        }
+        if self.weight < QUEUE_LIMIT {
+            self.room.notify_waiters();
+        }
+        self.dispatch();
+    }
+
+    /// Takes a consumer out; what it had not acknowledged goes back to the front, marked.
+    fn leave(&mut self, id: u64) {
+        let Some(index) = self.consumers.iter().position(|consumer| consumer.id == id) else { return };
+        let Some(consumer) = self.consumers.remove(index) else { return };
+        for (_, mut stored) in consumer.unacknowledged.into_iter().rev() {
+            stored.redelivered = true;
+            self.ready.push_front(stored);
+        }
+        self.dispatch();
+    }
+}
+
+impl Session for MemorySession {
+    async fn publish(&self, batch: &mut VecDeque<Outgoing>) -> Result<()> {
+        while let Some(message) = batch.front() {
+            match self.route(message) {
+                Ok(()) => {
+                    batch.pop_front();
+                }
+                Err(room) => {
+                    let notified = room.notified();
+                    tokio::pin!(notified);
+                    notified.as_mut().enable();
+                    // Room may have come between the refusal and the registration.
+                    if self.route(message).is_ok() {
+                        batch.pop_front();
+                    } else {
+                        notified.await;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn receive(&self, into: &mut Vec<Delivery>, max: usize) -> Result<()> {
+        loop {
+            if self.inbox.take(into, max) > 0 {
+                return Ok(());
+            }
+            self.inbox.arrived.notified().await;
+        }
+    }
+
+    fn acker(&self) -> Arc<dyn Acker> {
+        self.acker.clone()
+    }
+
+    async fn lost(&self) -> Error {
+        std::future::pending().await
+    }
+
+    async fn close(&self) {
+        self.acker.leave();
+    }
+}
+
+impl Drop for MemorySession {
+    fn drop(&mut self) {
+        self.acker.leave();
+    }
+}
+
+struct MemoryAcker {
+    state: Arc<Mutex<State>>,
+    /// Route, queue and consumer id.
+    consumers: Vec<(Route, String, u64)>,
+}
+
+impl MemoryAcker {
+    /// Ends the consumers. A queue goes with its last consumer (autoDelete), and its bindings with it.
+    fn leave(&self) {
+        let mut state = lock(&self.state);
+        for (_, name, id) in &self.consumers {
+            let Some(queue) = state.queues.get_mut(name) else { continue };
+            queue.leave(*id);
+            if queue.consumers.is_empty() {
+                queue.room.notify_waiters();
+                state.queues.remove(name);
+                for exchange in state.exchanges.values_mut() {
+                    exchange.bindings.retain(|(_, bound)| bound != name);
+                }
+            }
+        }
+    }
+}
+
+impl Acker for MemoryAcker {
+    fn ack(&self, route: Route, tag: u64) {
+        let mut state = lock(&self.state);
+        for (_, name, id) in self.consumers.iter().filter(|(of, ..)| *of == route) {
+            if let Some(queue) = state.queues.get_mut(name) {
+                queue.settle(*id, tag);
+            }
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! A queue between tasks that is bounded in bytes: a full one holds its producers back, nothing in it is ever dropped.
+//!
+//! A std Mutex is right here: it is held for a few instructions and never across an await.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+/// What an item weighs, in bytes.
+pub trait Weight {
+    fn weight(&self) -> usize;
+}
+
+/// How full the buffer is after a push.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// There is room for more.
+    Room,
+    /// The limit is reached: the producer should wait for room.
+    Full,
+}
+
+/// Why an item was not taken; it comes back.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refused<T> {
+    Full(T),
+    Closed(T),
+}
+
+pub struct Buffer<T> {
+    state: Mutex<State<T>>,
+    limit: usize,
+}
+
+struct State<T> {
+    items: VecDeque<T>,
+    weight: usize,
+    consumer: Option<Waker>,
+    producers: Vec<Waker>,
+    closed: bool,
+}
+
+impl<T: Weight> Buffer<T> {
+    /// `limit` in bytes. An item heavier than the limit is taken when the buffer is empty, so that it can pass at all.
+    pub fn new(limit: usize) -> Self {
+        let state = State { items: VecDeque::new(), weight: 0, consumer: None, producers: Vec::new(), closed: false };
+        Buffer { state: Mutex::new(state), limit }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        // A panic elsewhere leaves the queue itself whole: each change below is complete before anything can fail.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the item if there is room.
+    pub fn try_push(&self, item: T) -> Result<Level, Refused<T>> {
+        self.push_within(item, self.limit)
+    }
+
+    /// Takes the item up to another limit than the buffer's own.
+    pub fn push_within(&self, item: T, limit: usize) -> Result<Level, Refused<T>> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(Refused::Closed(item));
+        }
+        let weight = item.weight();
+        if !state.items.is_empty() && state.weight.saturating_add(weight) > limit {
+            return Err(Refused::Full(item));
+        }
+        let level = if state.weight + weight >= self.limit { Level::Full } else { Level::Room };
+        let waker = state.add(item, weight);
+        drop(state);
+        wake(waker);
+        Ok(level)
+    }
+
+    /// Takes the item whatever the level: for the few that must not wait (a status) and are bounded by something else.
+    pub fn force_push(&self, item: T) {
+        let mut state = self.lock();
+        if state.closed {
+            return;
+        }
+        let weight = item.weight();
+        let waker = state.add(item, weight);
+        drop(state);
+        wake(waker);
+    }
+
+    /// Takes `item` out of its Option when there is room. A closed buffer takes it too, and lets it go.
+    pub fn poll_push(&self, cx: &mut Context<'_>, item: &mut Option<T>) -> Poll<()> {
+        let Some(value) = item.take() else { return Poll::Ready(()) };
+        match self.try_push(value) {
+            Ok(_) | Err(Refused::Closed(_)) => Poll::Ready(()),
+            Err(Refused::Full(value)) => {
+                let weight = value.weight();
+                *item = Some(value);
+                let limit = self.limit;
+                self.wait_until(cx, |state| state.items.is_empty() || state.weight + weight <= limit)
+            }
+        }
+    }
+
+    /// Resolves when the level is below the limit.
+    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let state = self.lock();
+        if state.closed || state.weight < self.limit {
+            return Poll::Ready(());
+        }
+        drop(state);
+        self.wait_until(cx, |state| state.weight < self.limit)
+    }
+
+    pub async fn room(&self) {
+        poll_fn(|cx| self.poll_room(cx)).await
+    }
+
+    fn wait_until(&self, cx: &mut Context<'_>, there_is_room: impl FnOnce(&State<T>) -> bool) -> Poll<()> {
+        let mut state = self.lock();
+        // The consumer may have been here since the refusal.
+        if state.closed || there_is_room(&state) {
+            cx.waker().wake_by_ref();
+        } else if !state.producers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            state.producers.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// One item, without waiting and without registering for more.
+    pub fn try_pop(&self) -> Option<T> {
+        let mut state = self.lock();
+        let item = state.items.pop_front()?;
+        state.weight -= item.weight();
+        let wakers = state.relieved(self.limit);
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        Some(item)
+    }
+
+    /// One item; None once the buffer is closed and empty.
+    pub fn poll_pop(&self, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        if let Some(item) = self.try_pop() {
+            return Poll::Ready(Some(item));
+        }
+        let mut state = self.lock();
+        if !state.items.is_empty() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if state.closed {
+            return Poll::Ready(None);
+        }
+        if !state.consumer.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            state.consumer = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Waits for something, then moves what is ready to the end of `into`: at most `count` items, and none beyond `bytes`
+    /// in all. False once the buffer is closed and empty.
+    pub async fn drain(&self, into: &mut VecDeque<T>, count: usize, bytes: usize) -> bool {
+        let Some(first) = poll_fn(|cx| self.poll_pop(cx)).await else { return false };
+        let mut total = first.weight();
+        into.push_back(first);
+        let mut state = self.lock();
+        while into.len() < count {
+            let Some(next) = state.items.front() else { break };
+            let weight = next.weight();
+            if total + weight > bytes {
+                break;
+            }
+            total += weight;
+            state.weight -= weight;
+            into.extend(state.items.pop_front());
+        }
+        let wakers = state.relieved(self.limit);
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        true
+    }
+
+    /// Puts items back at the front, in their order: what a lost connection had not taken.
+    pub fn put_back(&self, items: &mut VecDeque<T>) {
+        let mut state = self.lock();
+        while let Some(item) = items.pop_back() {
+            state.weight += item.weight();
+            state.items.push_front(item);
+        }
+        let waker = state.consumer.take();
+        drop(state);
+        wake(waker);
+    }
+
+    /// Bytes that wait.
+    pub fn weight(&self) -> usize {
+        self.lock().weight
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.lock().items.is_empty()
+    }
+
+    /// Takes nothing more; what is in it can still be taken out.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let consumer = state.consumer.take();
+        let producers = std::mem::take(&mut state.producers);
+        drop(state);
+        wake(consumer);
+        producers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Lets go of everything that waits; returns how many items that were.
+    pub fn clear(&self) -> usize {
+        let mut state = self.lock();
+        let items = std::mem::take(&mut state.items);
+        state.weight = 0;
+        let wakers = state.relieved(self.limit);
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        items.len()
+    }
+}
+
+impl<T> State<T> {
+    fn add(&mut self, item: T, weight: usize) -> Option<Waker> {
+        self.weight += weight;
+        self.items.push_back(item);
+        self.consumer.take()
+    }
+
+    /// Producers are woken at half the limit, not at the first free byte: they come back once for many items.
+    fn relieved(&mut self, limit: usize) -> Vec<Waker> {
+        if self.items.is_empty() {
+            // An idle connection keeps no queue memory.
+            self.items = VecDeque::new();
+        }
+        if !self.producers.is_empty() && (self.items.is_empty() || self.weight < limit / 2) {
+            std::mem::take(&mut self.producers)
+        } else {
+            Vec::new()
+        }
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Weight for usize {
+        fn weight(&self) -> usize {
+            *self
+        }
+    }
+
+    #[test]
+    fn refuses_beyond_its_limit_and_gives_the_item_back() {
+        let buffer = Buffer::new(10);
+        assert_eq!(buffer.try_push(6), Ok(Level::Room));
+        assert_eq!(buffer.try_push(5), Err(Refused::Full(5)));
+        assert_eq!(buffer.try_push(4), Ok(Level::Full));
+        assert_eq!(buffer.weight(), 10);
+    }
+
+    #[test]
+    fn an_item_heavier_than_the_limit_passes_an_empty_buffer() {
+        let buffer = Buffer::new(10);
+        assert_eq!(buffer.try_push(50), Ok(Level::Full));
+        assert_eq!(buffer.try_push(1), Err(Refused::Full(1)));
+        assert_eq!(buffer.try_pop(), Some(50));
+        assert_eq!(buffer.weight(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_full_buffer_holds_its_producer_until_half_is_free() {
+        let buffer = std::sync::Arc::new(Buffer::new(10));
+        buffer.force_push(5);
+        buffer.force_push(5);
+        let producer = tokio::spawn({
+            let buffer = buffer.clone();
+            async move {
+                let mut item = Some(3);
+                poll_fn(|cx| buffer.poll_push(cx, &mut item)).await;
+            }
+        });
+        tokio::task::yield_now().await;
+        assert!(!producer.is_finished());
+        assert_eq!(buffer.try_pop(), Some(5));
+        assert_eq!(buffer.try_pop(), Some(5));
+        producer.await.unwrap();
+        assert_eq!(buffer.try_pop(), Some(3));
+    }
+
+    #[tokio::test]
+    async fn drains_in_order_within_count_and_bytes_and_puts_back_in_order() {
+        let buffer = Buffer::new(100);
+        (1..=6).for_each(|item| buffer.force_push(item));
+        let mut batch = VecDeque::new();
+        assert!(buffer.drain(&mut batch, 10, 6).await);
+        assert_eq!(batch, [1, 2, 3]);
+        batch.pop_front();
+        buffer.put_back(&mut batch);
+        assert!(buffer.drain(&mut batch, 3, 100).await);
+        assert_eq!(batch, [2, 3, 4]);
+        assert_eq!(buffer.weight(), 11);
+    }
+
+    #[tokio::test]
+    async fn a_closed_buffer_ends_after_its_last_item() {
+        let buffer = Buffer::new(10);
+        buffer.force_push(1);
+        buffer.close();
+        assert_eq!(buffer.try_push(2), Err(Refused::Closed(2)));
+        let mut batch = VecDeque::new();
+        assert!(buffer.drain(&mut batch, 10, 10).await);
+        assert!(!buffer.drain(&mut batch, 10, 10).await);
+    }
+}

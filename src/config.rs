@@ -1,0 +1,96 @@
+//! Settings as `lib/options.js` hands them over: checked, complete, plain data. Nothing here has a default.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// Everything about the broker; one field for each key of `mqSettings` in `lib/options.js`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BrokerSettings {
+    pub kind: BrokerKind,
+    /// Which embedded broker; two gateways or clients with one name meet.
+    pub memory_name: String,
+    /// In the order in which they are tried.
+    pub hosts: Vec<Host>,
+    pub vhost: String,
+    pub login: String,
+    pub password: String,
+    pub auth_mechanism: AuthMechanism,
+    /// ms, for everything from the first packet to the declared topology.
+    pub connection_timeout: u64,
+    /// Seconds; 0 is none.
+    pub heartbeat: u16,
+    pub client_properties: BTreeMap<String, serde_json::Value>,
+    pub reconnect: bool,
+    pub reconnect_backoff_strategy: BackoffStrategy,
+    /// ms
+    pub reconnect_backoff_time: u64,
+    /// ms
+    pub reconnect_exponential_limit: u64,
+    /// Bytes that may wait for the broker before producers are held back.
+    pub buffer_size: usize,
+    /// Deliveries that may be unacknowledged on one channel.
+    pub prefetch: u16,
+    pub receive_exchange: String,
+    pub receive_queue: String,
+    pub status_exchange: String,
+    pub status_queue: String,
+    pub message_exchange: String,
+    pub message_queue: String,
+    /// For error texts; never with login or password.
+    pub address: String,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum BrokerKind {
+    Amqp,
+    Memory,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct Host {
+    pub host: String,
+    pub port: u16,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum AuthMechanism {
+    Amqplain,
+    Plain,
+    External,
+    Anonymous,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum BackoffStrategy {
+    Linear,
+    Exponential,
+}
+
+/// What every WebSocket connection of a gateway is held to; one field for each key of `wsSettings` that concerns the socket.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SocketSettings {
+    /// Bytes of one frame's payload; more closes with 1009.
+    pub max_received_frame_size: usize,
+    /// Bytes of one message; more closes with 1009.
+    pub max_received_message_size: usize,
+    pub keepalive: bool,
+    /// ms without data from the browser until a ping goes out.
+    pub keepalive_interval: u64,
+    pub drop_connection_on_keepalive_timeout: bool,
+    /// ms after a ping within which something must come.
+    pub keepalive_grace_period: u64,
+    /// True leaves liveness to TCP keep-alive: no pings.
+    pub use_native_keepalive: bool,
+    /// ms that a browser has to answer a close frame.
+    pub close_timeout: u64,
+    /// Whether binary frames go to the worker; otherwise they are ignored and counted.
+    pub binary: bool,
+    /// Bytes that may wait for one browser.
+    pub max_backpressure: usize,
+}

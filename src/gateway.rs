@@ -1,0 +1,320 @@
+//! The server side: connections on one end, the line to the broker on the other, the hub between them.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, watch};
+
+use crate::broker::Batch;
+use crate::broker::amqp::AmqpBroker;
+use crate::broker::line::Line;
+use crate::broker::memory::MemoryBroker;
+use crate::broker::topology::{Plan, Role};
+use crate::config::{BrokerKind, BrokerSettings, SocketSettings};
+use crate::error::Result;
+use crate::hooks::{Keys, LineEvents, MessageKeys};
+use crate::hub::Hub;
+use crate::message::{Content, Delivery, Headers, JSON, OCTETS, Outgoing, Properties, Route, status_body};
+use crate::peer::{Ended, Frame, GOING_AWAY, Handle, Peer, REPLACED, Sink};
+
+/// Batches whose keys are being asked for at the same time: enough to keep both threads busy, and order is kept.
+const BATCHES_IN_FLIGHT: usize = 3;
+/// Payloads below this are copied out of the read buffer, which a waiting message would otherwise keep whole.
+const COPY_BELOW: usize = 2048;
+
+#[derive(Clone)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    hub: Hub<Handle>,
+    socket: Arc<SocketSettings>,
+    line: Line,
+    counters: Counters,
+    closing: AtomicBool,
+    /// Connections whose tasks run, including those that are closing.
+    running: watch::Sender<usize>,
+    /// Let go of at close, since it keeps JavaScript alive.
+    keys: Mutex<Option<Arc<dyn MessageKeys>>>,
+}
+
+#[derive(Default)]
+struct Counters {
+    accepted: AtomicU64,
+    received: AtomicU64,
+    received_bytes: AtomicU64,
+    sent: AtomicU64,
+    sent_bytes: AtomicU64,
+    ignored_binary: AtomicU64,
+    unmatched: AtomicU64,
+    overflowed: AtomicU64,
+}
+
+/// A snapshot; every number counts since the start, but for `connections` and `buffered`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stats {
+    pub connections: u64,
+    pub accepted: u64,
+    pub received: u64,
+    pub received_bytes: u64,
+    pub sent: u64,
+    pub sent_bytes: u64,
+    pub ignored_binary: u64,
+    pub unmatched: u64,
+    pub overflowed: u64,
+    pub published: u64,
+    /// Bytes that wait for the broker.
+    pub buffered: u64,
+    pub lost: u64,
+    pub reconnects: u64,
+}
+
+/// A connection that keyFn has named.
+pub struct Arrival {
+    pub key: Box<str>,
+    /// The value that keyFn returned, as JSON.
+    pub key_json: Box<str>,
+    pub headers: Headers,
+    /// The whole HTTP response with status 101.
+    pub response: Vec<u8>,
+    /// What came behind the upgrade request.
+    pub early: Vec<u8>,
+}
+
+impl Gateway {
+    /// Resolves when the topology stands and deliveries come. `unique` names the private queue.
+    pub async fn start(
+        broker: BrokerSettings,
+        socket: SocketSettings,
+        unique: &str,
+        events: Arc<dyn LineEvents>,
+        keys: Arc<dyn MessageKeys>,
+    ) -> Result<Gateway> {
+        let plan = Plan::new(&broker, Role::Gateway, unique);
+        let (line, batches) = open_line(&broker, plan, events).await?;
+        let shared = Arc::new(Shared {
+            hub: Hub::default(),
+            socket: Arc::new(socket),
+            line,
+            counters: Counters::default(),
+            closing: AtomicBool::new(false),
+            running: watch::Sender::new(0),
+            keys: Mutex::new(Some(keys)),
+        });
+        tokio::spawn(deliver(shared.clone(), batches));
+        Ok(Gateway { shared })
+    }
+
+    /// Takes over a connection; runs on a task of its own. Must be called within the runtime.
+    pub fn accept<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, arrival: Arrival) {
+        let shared = self.shared.clone();
+        shared.running.send_modify(|count| *count += 1);
+        tokio::spawn(async move {
+            let running = Running(shared.clone());
+            serve(shared, stream, arrival).await;
+            drop(running);
+        });
+    }
+
+    /// No more connections; browsers get 1001, statuses go out, then the line ends.
+    pub async fn close(&self) {
+        let shared = &self.shared;
+        shared.closing.store(true, Ordering::SeqCst);
+        shared.hub.each(|peer| peer.close(GOING_AWAY));
+        let patience = Duration::from_millis(shared.socket.close_timeout);
+        let mut running = shared.running.subscribe();
+        // A browser has closeTimeout for its answer and as long for its FIN; nobody can hold this up for longer.
+        let _ =
+            tokio::time::timeout(patience * 2 + Duration::from_secs(1), running.wait_for(|count| *count == 0)).await;
+        shared.line.close(patience.max(Duration::from_secs(1))).await;
+        shared.let_go();
+    }
+
+    pub fn stats(&self) -> Stats {
+        let Shared { hub, line, counters, .. } = &*self.shared;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            connections: hub.len() as u64,
+            accepted: read(&counters.accepted),
+            received: read(&counters.received),
+            received_bytes: read(&counters.received_bytes),
+            sent: read(&counters.sent),
+            sent_bytes: read(&counters.sent_bytes),
+            ignored_binary: read(&counters.ignored_binary),
+            unmatched: read(&counters.unmatched),
+            overflowed: read(&counters.overflowed),
+            published: read(&line.counters.published),
+            buffered: line.outgoing.weight() as u64,
+            lost: read(&line.counters.lost),
+            reconnects: read(&line.counters.reconnects),
+        }
+    }
+}
+
+/// The line to the broker that the settings name.
+pub(crate) async fn open_line(
+    settings: &BrokerSettings,
+    plan: Plan,
+    events: Arc<dyn LineEvents>,
+) -> Result<(Line, mpsc::Receiver<Batch>)> {
+    match settings.kind {
+        BrokerKind::Amqp => Line::open(AmqpBroker::new(settings.clone()), plan, settings, events).await,
+        BrokerKind::Memory => Line::open(MemoryBroker::named(&settings.memory_name), plan, settings, events).await,
+    }
+}
+
+impl Shared {
+    fn publish_status(&self, key_json: &str, properties: &Arc<Properties>, reason: Option<&Ended>) {
+        let reason = reason.map(|ended| (ended.code, ended.description.as_str()));
+        let body = status_body(key_json, reason);
+        // Under the hub's lock nothing can wait. Two for each connection are the most, and a connection waited for room.
+        self.line.outgoing.force_push(Outgoing { route: Route::Status, properties: properties.clone(), body });
+    }
+
+    fn let_go(&self) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+/// Counts a connection's task, however it ends.
+struct Running(Arc<Shared>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.send_modify(|count| *count -= 1);
+    }
+}
+
+/// The life of one connection.
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(shared: Arc<Shared>, stream: S, arrival: Arrival) {
+    shared.line.outgoing.room().await;
+    let properties = Arc::new(Properties::new(JSON, arrival.headers));
+    let handle = Handle::new(&shared.socket);
+    let entered = || shared.publish_status(&arrival.key_json, &properties, None);
+    if let Some(before) = shared.hub.enter(&arrival.key, handle.clone(), entered) {
+        before.close(REPLACED);
+    }
+    if shared.closing.load(Ordering::SeqCst) {
+        handle.close(GOING_AWAY);
+    }
+    shared.counters.accepted.fetch_add(1, Ordering::Relaxed);
+
+    let opened = Peer::open(stream, &arrival.response, arrival.early, handle.clone(), shared.socket.clone()).await;
+    let (ended, peer) = match opened {
+        Some(mut peer) => {
+            let mut publisher = Publisher { shared: &shared, json: properties.clone(), octets: None, waiting: None };
+            let ended = peer.run(&mut publisher).await;
+            publisher.finish().await;
+            (ended, Some(peer))
+        }
+        None => {
+            let description = "TCP connection lost before handshake completed.".into();
+            (Ended { code: 1006, description }, None)
+        }
+    };
+    let left = || shared.publish_status(&arrival.key_json, &properties, Some(&ended));
+    shared.hub.leave(&arrival.key, &handle, left);
+    if let Some(peer) = peer {
+        peer.linger().await;
+    }
+}
+
+/// One connection's messages on their way to the broker.
+struct Publisher<'a> {
+    shared: &'a Shared,
+    json: Arc<Properties>,
+    octets: Option<Arc<Properties>>,
+    /// Read, but found no room yet.
+    waiting: Option<Outgoing>,
+}
+
+impl Publisher<'_> {
+    async fn finish(&mut self) {
+        std::future::poll_fn(|cx| self.poll_ready(cx)).await;
+    }
+}
+
+impl Sink for Publisher<'_> {
+    fn take(&mut self, content: Content) {
+        let counters = &self.shared.counters;
+        let (bytes, properties) = match content {
+            Content::Text(bytes) => (bytes, self.json.clone()),
+            Content::Binary(_) if !self.shared.socket.binary => {
+                counters.ignored_binary.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            Content::Binary(bytes) => {
+                let json = &self.json;
+                let octets = self.octets.get_or_insert_with(|| Arc::new(Properties::new(OCTETS, json.headers.clone())));
+                (bytes, octets.clone())
+            }
+        };
+        counters.received.fetch_add(1, Ordering::Relaxed);
+        counters.received_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let body = if bytes.len() < COPY_BELOW { Bytes::copy_from_slice(&bytes) } else { bytes };
+        self.waiting = Some(Outgoing { route: Route::Receive, properties, body });
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.shared.line.outgoing.poll_push(cx, &mut self.waiting)
+    }
+}
+
+/// Asks for the keys of what the broker delivers, and hands the frames to their connections, in order.
+async fn deliver(shared: Arc<Shared>, mut batches: mpsc::Receiver<Batch>) {
+    let mut asked = FuturesOrdered::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some((batch, answer)) = asked.next(), if !asked.is_empty() => {
+                let (batch, answer): (Batch, Result<Vec<Keys>>) = (batch, answer);
+                let Ok(keys) = answer else { return };
+                hand_out(&shared, &batch, keys);
+                batch.ack();
+            }
+            batch = batches.recv(), if asked.len() < BATCHES_IN_FLIGHT => {
+                let Some(batch) = batch else { return };
+                let keys = shared.keys.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let Some(keys) = keys else { return };
+                // Asked here and awaited there: the order of the calls is the order of the batches.
+                let answer = keys.keys(batch.deliveries.clone());
+                asked.push_back(async move { (batch, answer.await) });
+            }
+        }
+    }
+}
+
+fn hand_out(shared: &Shared, batch: &Batch, keys: Vec<Keys>) {
+    for (delivery, keys) in batch.deliveries.iter().zip(keys) {
+        match keys {
+            Keys::None => (),
+            Keys::One(key) => send(shared, delivery, std::iter::once(&*key)),
+            Keys::Many(keys) => send(shared, delivery, keys.iter().map(|key| &**key)),
+        }
+    }
+}
+
+fn send<'k>(shared: &Shared, delivery: &Delivery, keys: impl Iterator<Item = &'k str>) {
+    let counters = &shared.counters;
+    let mut frame = None;
+    let found = shared.hub.with(keys, |peer| {
+        // Made for the first connection that is here and shared by all; a gateway that has none of them makes none.
+        let frame: &Frame = frame.get_or_insert_with(|| Frame::new(delivery.content()));
+        if peer.send(frame.clone()) {
+            counters.sent.fetch_add(1, Ordering::Relaxed);
+            counters.sent_bytes.fetch_add(frame.payload_bytes() as u64, Ordering::Relaxed);
+        } else {
+            counters.overflowed.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    if found == 0 {
+        counters.unmatched.fetch_add(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,41 @@
+//! The questions that JavaScript answers, and what it is told.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use crate::error::Error;
+use crate::message::Delivery;
+
+/// The connections that one message from the back office is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// Nobody: no key was named, or the function threw (and JavaScript has reported that).
+    None,
+    One(Box<str>),
+    Many(Vec<Box<str>>),
+}
+
+/// `messageKeyFn`, asked for a batch at a time.
+pub trait MessageKeys: Send + Sync {
+    /// One answer for each delivery, in their order. An `Err` says that nobody answers any more (JavaScript is gone).
+    fn keys(&self, batch: Arc<[Delivery]>) -> BoxFuture<'static, Result<Vec<Keys>, Error>>;
+}
+
+/// The listeners of a client.
+pub trait Listeners: Send + Sync {
+    /// Resolves when the listeners have returned; `Err` when JavaScript is gone.
+    fn deliver(&self, batch: Arc<[Delivery]>) -> BoxFuture<'static, Result<(), Error>>;
+}
+
+/// What happens to the connection to the broker.
+pub trait LineEvents: Send + Sync {
+    /// The connection was lost, or could not be made again: the next attempt comes after `delay_ms`.
+    fn reconnecting(&self, attempt: u32, delay_ms: u64, error: &Error);
+    /// Connected, declared and consuming again.
+    fn ready(&self);
+    /// It was lost and is not made again (`reconnect: false`).
+    fn failed(&self, error: &Error);
+    /// There is room again for a producer that was told to hold on.
+    fn drain(&self);
+}

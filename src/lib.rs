@@ -1,0 +1,27 @@
+//! The core of message-engin: messages between WebSocket connections and AMQP queues.
+//!
+//! The map, from the outside in; a room knows only those below it:
+//!
+//! - [`node`] is the Node-API surface: it converts, delegates and converts back, nothing more.
+//! - [`gateway`] is the server side: connections and the broker meet here, through the hub.
+//! - [`worker`] is the back-office side: the queues that clients share.
+//! - [`broker`] is the seam to RabbitMQ and to the embedded broker; its `line` is the one reconnect loop.
+//! - [`peer`] is one WebSocket connection, generic over its stream.
+//! - [`hub`] knows which connection holds which key; the newest wins.
+//! - [`buffer`] is the bounded queue between two tasks.
+//! - [`message`], [`config`] and [`hooks`] are plain values and the questions that JavaScript answers.
+//! - [`error`] is at the bottom: one enum, each variant with what JavaScript sees.
+
+pub mod broker;
+pub mod buffer;
+pub mod config;
+pub mod error;
+pub mod gateway;
+pub mod hooks;
+pub mod hub;
+pub mod message;
+pub mod peer;
+pub mod worker;
+
+#[cfg(feature = "node")]
+pub mod node;

@@ -1,0 +1,210 @@
+//! A stream whose bytes come and go through a socket that stays with Node: TLS, pipes, Windows.
+//!
+//! Backpressure goes both ways: JavaScript pauses its socket when `input` says that enough waits here, and this side stops
+//! writing when JavaScript has enough unwritten.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Buf, Bytes};
+use napi::bindgen_prelude::*;
+use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
+use napi_derive::napi;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes that may wait in either direction.
+const WINDOW: usize = 64 * 1024;
+
+/// Connection id, what to do, and the bytes to write.
+type OutputArgs = FnArgs<(u32, String, Option<Buffer>)>;
+pub(super) type Output = ThreadsafeFunction<OutputArgs, Unknown<'static>, OutputArgs, Status, false, false, 0>;
+
+/// One end of the bridge, for JavaScript.
+#[napi]
+pub struct Bridge {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    id: u32,
+    output: Arc<Output>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    inbound: VecDeque<Bytes>,
+    inbound_bytes: usize,
+    /// JavaScript has paused its socket and waits for `resume`.
+    paused: bool,
+    /// Nothing more comes: the other side's FIN, or the end of the socket.
+    ended: bool,
+    /// The socket is gone.
+    closed: bool,
+    outbound: Vec<u8>,
+    /// Handed to JavaScript, not yet written.
+    in_flight: usize,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, what: &str, bytes: Option<Vec<u8>>) {
+        let args = FnArgs::from((self.id, what.to_owned(), bytes.map(Into::into)));
+        self.output.call(args, ThreadsafeFunctionCallMode::NonBlocking);
+    }
+
+    /// Hands all that is to be written to JavaScript, in one call.
+    fn pass_on(&self, state: &mut State) {
+        if !state.outbound.is_empty() && !state.closed {
+            let bytes = std::mem::take(&mut state.outbound);
+            state.in_flight += bytes.len();
+            self.tell("write", Some(bytes));
+        }
+    }
+}
+
+#[napi]
+impl Bridge {
+    #[napi(getter)]
+    pub fn id(&self) -> u32 {
+        self.shared.id
+    }
+
+    /// Bytes from the socket. False: pause it until `resume` is asked for.
+    #[napi(catch_unwind)]
+    pub fn input(&self, bytes: Buffer) -> bool {
+        let mut state = self.shared.lock();
+        state.inbound_bytes += bytes.len();
+        state.inbound.push_back(Bytes::copy_from_slice(&bytes));
+        state.paused = state.inbound_bytes >= WINDOW;
+        let (go_on, reader) = (!state.paused, state.reader.take());
+        drop(state);
+        wake(reader);
+        go_on
+    }
+
+    /// The socket has written so many bytes of what it was given.
+    #[napi(catch_unwind)]
+    pub fn written(&self, bytes: u32) {
+        let mut state = self.shared.lock();
+        state.in_flight = state.in_flight.saturating_sub(bytes as usize);
+        let writer = state.writer.take();
+        drop(state);
+        wake(writer);
+    }
+
+    /// The other side has sent its last byte.
+    #[napi(catch_unwind)]
+    pub fn end(&self) {
+        let mut state = self.shared.lock();
+        state.ended = true;
+        let reader = state.reader.take();
+        drop(state);
+        wake(reader);
+    }
+
+    /// The socket is gone.
+    #[napi(catch_unwind)]
+    pub fn closed(&self) {
+        let mut state = self.shared.lock();
+        state.ended = true;
+        state.closed = true;
+        let wakers = [state.reader.take(), state.writer.take()];
+        drop(state);
+        wakers.into_iter().for_each(wake);
+    }
+}
+
+impl Bridge {
+    pub(super) fn new(id: u32, output: Arc<Output>) -> (Bridge, BridgeStream) {
+        let shared = Arc::new(Shared { id, output, state: Mutex::default() });
+        (Bridge { shared: shared.clone() }, BridgeStream { shared })
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// The other end, for a peer.
+pub(super) struct BridgeStream {
+    shared: Arc<Shared>,
+}
+
+impl AsyncRead for BridgeStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.shared.lock();
+        let mut read = false;
+        while into.remaining() > 0 {
+            let Some(chunk) = state.inbound.front_mut() else { break };
+            let count = chunk.len().min(into.remaining());
+            into.put_slice(&chunk[..count]);
+            chunk.advance(count);
+            if chunk.is_empty() {
+                state.inbound.pop_front();
+            }
+            state.inbound_bytes -= count;
+            read |= count > 0;
+        }
+        if state.paused && state.inbound_bytes < WINDOW / 2 {
+            state.paused = false;
+            self.shared.tell("resume", None);
+        }
+        if read || state.ended {
+            return Poll::Ready(Ok(()));
+        }
+        state.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for BridgeStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut state = self.shared.lock();
+        if state.closed {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let room = WINDOW.saturating_sub(state.outbound.len() + state.in_flight);
+        if room == 0 {
+            self.shared.pass_on(&mut state);
+            state.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let count = bytes.len().min(room);
+        state.outbound.extend_from_slice(&bytes[..count]);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.shared.lock();
+        if state.closed {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        self.shared.pass_on(&mut state);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.shared.lock();
+        self.shared.pass_on(&mut state);
+        drop(state);
+        self.shared.tell("end", None);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for BridgeStream {
+    fn drop(&mut self) {
+        self.shared.tell("destroy", None);
+    }
+}

@@ -1,0 +1,194 @@
+//! `server.start` and the Gateway object, natively.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use napi::bindgen_prelude::*;
+use napi_derive::napi;
+use tokio::net::TcpStream;
+
+use super::bridge::{Bridge, Output};
+use super::callback::{EventFunction, KeyFunction};
+use super::owner::{Owned, Owner};
+use super::socket::Socket;
+use super::{runtime, settings, to_js};
+use crate::error::Error as CoreError;
+use crate::gateway::{Arrival, Gateway, Stats};
+use crate::message::Headers;
+
+#[napi]
+pub struct NativeGateway {
+    gateway: Gateway,
+    /// Let go of at close, since it keeps the process alive.
+    output: Mutex<Option<Arc<Output>>>,
+    next_bridge: AtomicU32,
+    owner: Arc<Owner<Gateway>>,
+}
+
+/// What `gateway.stats()` shows; `lib/server.js` adds what it counts itself.
+#[napi(object)]
+pub struct NativeStats {
+    pub connections: f64,
+    pub accepted: f64,
+    pub received: f64,
+    pub received_bytes: f64,
+    pub sent: f64,
+    pub sent_bytes: f64,
+    pub ignored_binary: f64,
+    pub unmatched: f64,
+    pub overflowed: f64,
+    pub published: f64,
+    pub buffered: f64,
+    pub lost: f64,
+    pub reconnects: f64,
+}
+
+impl From<Stats> for NativeStats {
+    fn from(stats: Stats) -> Self {
+        NativeStats {
+            connections: stats.connections as f64,
+            accepted: stats.accepted as f64,
+            received: stats.received as f64,
+            received_bytes: stats.received_bytes as f64,
+            sent: stats.sent as f64,
+            sent_bytes: stats.sent_bytes as f64,
+            ignored_binary: stats.ignored_binary as f64,
+            unmatched: stats.unmatched as f64,
+            overflowed: stats.overflowed as f64,
+            published: stats.published as f64,
+            buffered: stats.buffered as f64,
+            lost: stats.lost as f64,
+            reconnects: stats.reconnects as f64,
+        }
+    }
+}
+
+/// Connects and resolves to the gateway. The functions are called in batches (`keys`), for what happens to the broker's
+/// connection (`event`), and for sockets that stay with Node (`output`).
+#[napi(catch_unwind, ts_return_type = "Promise<NativeGateway>")]
+#[allow(clippy::too_many_arguments, clippy::type_complexity)]
+pub fn start_gateway<'env>(
+    env: &'env Env,
+    broker: String,
+    socket: String,
+    unique: String,
+    #[napi(
+        ts_arg_type = "(bodies: Array<string | Buffer>, headers: string[], types: string[]) => Array<string | string[] | null>"
+    )]
+    keys: Function<
+        'env,
+        FnArgs<(Vec<Either<String, Buffer>>, Vec<String>, Vec<String>)>,
+        Vec<Option<Either<String, Vec<String>>>>,
+    >,
+    #[napi(ts_arg_type = "(name: string, details: string) => void")] event: Function<
+        'env,
+        FnArgs<(String, String)>,
+        Unknown<'static>,
+    >,
+    #[napi(ts_arg_type = "(id: number, what: string, bytes?: Buffer) => void")] output: Function<
+        'env,
+        FnArgs<(u32, String, Option<Buffer>)>,
+        Unknown<'static>,
+    >,
+) -> Result<Object<'env>> {
+    let broker = settings(&broker)?;
+    let socket = settings(&socket)?;
+    let keys = Arc::new(KeyFunction::new(&keys)?);
+    let event = Arc::new(EventFunction::new(&event)?);
+    let output: Arc<Output> = Arc::new(output.build_threadsafe_function().build()?);
+    let owner = Owner::of(env)?;
+    let (deferred, promise) = env.create_deferred()?;
+    runtime()?.spawn(async move {
+        match Gateway::start(broker, socket, &unique, event, keys).await {
+            Ok(gateway) => {
+                owner.owns(gateway.clone());
+                deferred.resolve(move |_| {
+                    let (output, next_bridge) = (Mutex::new(Some(output)), AtomicU32::new(1));
+                    Ok(NativeGateway { gateway, output, next_bridge, owner })
+                });
+            }
+            Err(error) => deferred.reject(to_js(error)),
+        }
+    });
+    Ok(promise)
+}
+
+impl Owned for Gateway {
+    async fn end(self) {
+        self.close().await;
+    }
+}
+
+fn arrival(key: String, key_json: String, headers: String, response: Buffer, early: Vec<u8>) -> Result<Arrival> {
+    Ok(Arrival {
+        key: key.into(),
+        key_json: key_json.into(),
+        headers: Headers::from_json(&headers).map_err(to_js)?,
+        response: response.to_vec(),
+        early,
+    })
+}
+
+#[napi]
+impl NativeGateway {
+    /// Takes a reserved socket in under `key`; `key_json` is the value that keyFn returned, `headers` the request's as
+    /// JSON, `response` the whole 101.
+    #[napi(catch_unwind)]
+    pub fn accept(
+        &self,
+        socket: &mut Socket,
+        key: String,
+        key_json: String,
+        headers: String,
+        response: Buffer,
+    ) -> Result<()> {
+        let Some((stream, early)) = socket.take() else { return Ok(()) };
+        let arrival = arrival(key, key_json, headers, response, early)?;
+        let _guard = runtime()?.enter();
+        let stream = TcpStream::from_std(stream).map_err(|error| Error::from_reason(format!("EIO||{error}")))?;
+        self.gateway.accept(stream, arrival);
+        Ok(())
+    }
+
+    /// The same for a socket that stays with Node: its bytes go through the bridge. `output` is called with its id.
+    #[napi(catch_unwind)]
+    pub fn accept_bridged(
+        &self,
+        key: String,
+        key_json: String,
+        headers: String,
+        response: Buffer,
+        early: Buffer,
+    ) -> Result<Bridge> {
+        let arrival = arrival(key, key_json, headers, response, early.to_vec())?;
+        let output = self.output.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let output = output.ok_or_else(|| to_js(CoreError::Closed { what: "gateway" }))?;
+        // Never reused while the gateway lives: an id that comes back mixes connections up.
+        let id = self.next_bridge.fetch_add(1, Ordering::Relaxed);
+        let (bridge, stream) = Bridge::new(id, output);
+        let _guard = runtime()?.enter();
+        self.gateway.accept(stream, arrival);
+        Ok(bridge)
+    }
+
+    #[napi(catch_unwind)]
+    pub fn stats(&self) -> NativeStats {
+        self.gateway.stats().into()
+    }
+
+    /// Resolves when every browser has its close frame, every status is out and the broker's connection has ended.
+    #[napi(catch_unwind, ts_return_type = "Promise<void>")]
+    pub fn close<'env>(&self, env: &'env Env) -> Result<Object<'env>> {
+        let gateway = self.gateway.clone();
+        let output = self.output.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (deferred, promise) = env.create_deferred()?;
+        let owner = self.owner.clone();
+        runtime()?.spawn(async move {
+            gateway.close().await;
+            drop(output);
+            owner.release();
+            deferred.resolve(|_| Ok(()));
+        });
+        Ok(promise)
+    }
+}

@@ -1,0 +1,36 @@
+//! The Node-API surface: convert, delegate, convert. The only room that knows napi, and the only one with unsafe code.
+//!
+//! Nothing here decides anything. Settings arrive as JSON that `lib/options.js` has checked and filled in; errors leave as
+//! `CODE|address|sentence`, which `lib/errors.js` makes into Error objects.
+
+mod bridge;
+mod callback;
+mod client;
+mod gateway;
+mod owner;
+mod socket;
+
+use std::sync::OnceLock;
+
+use napi::bindgen_prelude::*;
+use serde::de::DeserializeOwned;
+use tokio::runtime::{Builder, Runtime};
+
+/// One runtime a process, for all environments (worker threads share this image). It is never shut down: the environments
+/// close what they opened.
+pub(crate) fn runtime() -> Result<&'static Runtime> {
+    static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
+    let built = RUNTIME.get_or_init(|| {
+        Builder::new_multi_thread().worker_threads(1).thread_name("message-engin").enable_all().build()
+    });
+    built.as_ref().map_err(|error| Error::from_reason(format!("EAGAIN||cannot start threads: {error}")))
+}
+
+/// An error of the core as JavaScript gets it.
+pub(crate) fn to_js(error: crate::error::Error) -> Error {
+    Error::from_reason(format!("{}|{}|{error}", error.code(), error.address()))
+}
+
+pub(crate) fn settings<T: DeserializeOwned>(json: &str) -> Result<T> {
+    serde_json::from_str(json).map_err(|error| Error::from_reason(format!("ERR_INVALID_OPTION||settings: {error}")))
+}

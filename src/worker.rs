@@ -1,0 +1,142 @@
+//! The back-office side, behind `Client`: the shared queues' deliveries to its listeners, its messages to the gateways.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+use tokio::sync::mpsc;
+
+use crate::broker::Batch;
+use crate::broker::line::{Counters, Line};
+use crate::broker::topology::{Plan, Role};
+use crate::buffer::{Level, Refused};
+use crate::config::BrokerSettings;
+use crate::error::Result;
+use crate::gateway::open_line;
+use crate::hooks::{LineEvents, Listeners};
+use crate::message::Outgoing;
+
+/// Batches that JavaScript may have in hand at once.
+const BATCHES_IN_FLIGHT: usize = 2;
+/// Beyond this many times `bufferSize` nothing is taken from a sender who does not hold on.
+const HARD_LIMIT: usize = 2;
+
+#[derive(Clone)]
+pub struct Worker {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    line: Line,
+    buffer_size: usize,
+    events: Mutex<Option<Arc<dyn LineEvents>>>,
+    listeners: Mutex<Option<Arc<dyn Listeners>>>,
+    /// Somebody was told to hold on and waits for `drain`.
+    waiting: AtomicBool,
+}
+
+/// What became of a message that was given to `send`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// Taken.
+    Taken,
+    /// Taken; hold on until `drain`.
+    HoldOn,
+    /// Not taken: the buffer is at its hard limit. `drain` comes.
+    Dropped,
+    /// Not taken: the client is closed.
+    Closed,
+}
+
+impl Worker {
+    /// Resolves when the shared queues are declared and consumed.
+    pub async fn start(
+        broker: BrokerSettings,
+        events: Arc<dyn LineEvents>,
+        listeners: Arc<dyn Listeners>,
+    ) -> Result<Worker> {
+        let plan = Plan::new(&broker, Role::Worker, "");
+        let (line, batches) = open_line(&broker, plan, events.clone()).await?;
+        let shared = Arc::new(Shared {
+            line,
+            buffer_size: broker.buffer_size,
+            events: Mutex::new(Some(events)),
+            listeners: Mutex::new(Some(listeners)),
+            waiting: AtomicBool::new(false),
+        });
+        tokio::spawn(deliver(shared.clone(), batches));
+        Ok(Worker { shared })
+    }
+
+    /// Never waits. Must be called within the runtime.
+    pub fn send(&self, message: Outgoing) -> Sent {
+        let limit = self.shared.buffer_size.saturating_mul(HARD_LIMIT);
+        let sent = match self.shared.line.outgoing.push_within(message, limit) {
+            Ok(Level::Room) => return Sent::Taken,
+            Ok(Level::Full) => Sent::HoldOn,
+            Err(Refused::Full(_)) => Sent::Dropped,
+            Err(Refused::Closed(_)) => return Sent::Closed,
+        };
+        if !self.shared.waiting.swap(true, Ordering::SeqCst) {
+            tokio::spawn(tell_when_drained(self.shared.clone()));
+        }
+        sent
+    }
+
+    /// Stops consuming, publishes what waits, ends the line.
+    pub async fn close(&self, patience: Duration) {
+        self.shared.line.close(patience).await;
+        self.shared.let_go();
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.shared.line.counters
+    }
+
+    /// Bytes that wait for the broker.
+    pub fn buffered(&self) -> usize {
+        self.shared.line.outgoing.weight()
+    }
+}
+
+impl Shared {
+    fn let_go(&self) {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+async fn tell_when_drained(shared: Arc<Shared>) {
+    shared.line.outgoing.room().await;
+    shared.waiting.store(false, Ordering::SeqCst);
+    if let Some(events) = shared.events.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+        events.drain();
+    }
+}
+
+/// Hands batches to the listeners in order, and acknowledges what they have returned from.
+async fn deliver(shared: Arc<Shared>, mut batches: mpsc::Receiver<Batch>) {
+    let mut given = FuturesOrdered::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some((batch, answer)) = given.next(), if !given.is_empty() => {
+                let (batch, answer): (Batch, Result<()>) = (batch, answer);
+                if answer.is_err() {
+                    return;
+                }
+                batch.ack();
+            }
+            batch = batches.recv(), if given.len() < BATCHES_IN_FLIGHT => {
+                let Some(batch) = batch else { return };
+                let listeners = shared.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let Some(listeners) = listeners else { return };
+                // Asked here and awaited there: the order of the calls is the order of the batches.
+                let answer = listeners.deliver(batch.deliveries.clone());
+                given.push_back(async move { (batch, answer.await) });
+            }
+        }
+    }
+}
