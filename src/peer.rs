@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -120,11 +121,14 @@ pub const TOO_SLOW: Order = Order { code: 1013, reason: "Too slow to take its me
 pub struct Handle {
     outbox: Buffer<Frame>,
     order: Mutex<Option<Order>>,
+    /// Wakes the connection's task for an order while it waits for the socket and not for frames.
+    ordered: AtomicWaker,
 }
 
 impl Handle {
     pub fn new(settings: &SocketSettings) -> Arc<Handle> {
-        Arc::new(Handle { outbox: Buffer::new(settings.max_backpressure), order: Mutex::new(None) })
+        let outbox = Buffer::new(settings.max_backpressure);
+        Arc::new(Handle { outbox, order: Mutex::new(None), ordered: AtomicWaker::new() })
     }
 
     /// Queues a frame. False when the connection cannot take it: it is closing, or gets closed here for being too slow.
@@ -144,6 +148,12 @@ impl Handle {
     pub fn close(&self, order: Order) {
         self.order.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(order);
         self.outbox.close();
+        self.ordered.wake();
+    }
+
+    fn poll_order(&self, cx: &mut Context<'_>) -> Poll<Order> {
+        self.ordered.register(cx.waker());
+        self.order.lock().unwrap_or_else(PoisonError::into_inner).map_or(Poll::Pending, Poll::Ready)
     }
 
     fn order(&self) -> Order {
@@ -165,6 +175,8 @@ pub struct Peer<S> {
     settings: Arc<SocketSettings>,
     phase: Phase,
     unflushed: bool,
+    /// A close frame that has still to be written.
+    owed: Option<Order>,
     heard: Instant,
     pinged: Option<Instant>,
     timer: Pin<Box<Sleep>>,
@@ -172,7 +184,7 @@ pub struct Peer<S> {
 
 enum Phase {
     Open,
-    /// Our close frame is out; theirs has to come by then.
+    /// Our close frame goes out; theirs has to come by then.
     Closing(Order, Instant),
     /// Theirs came; our answer has to be out by then.
     Answering(Ended, Instant),
@@ -210,6 +222,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
             settings,
             phase: Phase::Open,
             unflushed: false,
+            owed: None,
             heard: now,
             pinged: None,
             timer: Box::pin(sleep_until(first)),
@@ -301,20 +314,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
         while matches!(self.phase, Phase::Open) {
             match self.ws.poll_ready_unpin(cx) {
-                Poll::Pending => return Ok(()),
+                Poll::Pending => {
+                    // Whoever does not read must not keep an order to close from being carried out.
+                    if let Poll::Ready(order) = self.handle.poll_order(cx) {
+                        self.close(order);
+                    }
+                    break;
+                }
                 Poll::Ready(Ok(())) => (),
                 Poll::Ready(Err(error)) => return Err(self.fail(error)),
             }
-            let message = match self.handle.outbox.poll_pop(cx) {
+            match self.handle.outbox.poll_pop(cx) {
                 Poll::Pending => break,
-                Poll::Ready(Some(Frame(message))) => message,
-                Poll::Ready(None) => {
-                    let order = self.handle.order();
-                    self.phase = Phase::Closing(order, self.close_deadline());
-                    Message::Close(Some(CloseFrame { code: order.code.into(), reason: order.reason.into() }))
-                }
-            };
-            self.start_send(message)?;
+                Poll::Ready(Some(Frame(message))) => self.start_send(message)?,
+                Poll::Ready(None) => self.close(self.handle.order()),
+            }
+        }
+        if let Some(order) = self.owed
+            && self.ws.poll_ready_unpin(cx).is_ready()
+        {
+            self.owed = None;
+            let frame = CloseFrame { code: order.code.into(), reason: order.reason.into() };
+            self.start_send(Message::Close(Some(frame)))?;
         }
         if self.unflushed {
             match self.ws.poll_flush_unpin(cx) {
@@ -324,6 +345,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
             }
         }
         Ok(())
+    }
+
+    fn close(&mut self, order: Order) {
+        self.phase = Phase::Closing(order, self.close_deadline());
+        self.owed = Some(order);
     }
 
     /// From here on the timer is for the end of the connection.
@@ -353,7 +379,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
                     return Poll::Ready(ended);
                 }
                 Phase::Closing(_, deadline) | Phase::Answering(_, deadline) => *deadline,
-                _ => match self.keep_alive(now) {
+                _ => match self.keep_alive(cx, now) {
                     Ok(next) => next,
                     Err(ended) => return Poll::Ready(ended),
                 },
@@ -364,7 +390,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
     }
 
     /// Pings after `keepaliveInterval` of silence, gives up after `keepaliveGracePeriod` more. Returns when to look again.
-    fn keep_alive(&mut self, now: Instant) -> Result<Instant, Ended> {
+    fn keep_alive(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Instant, Ended> {
         let settings = self.settings.clone();
         let interval = Duration::from_millis(settings.keepalive_interval);
         if !settings.keepalive || settings.use_native_keepalive {
@@ -385,6 +411,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
         }
         if matches!(self.phase, Phase::Open) {
             self.start_send(Message::Ping(Bytes::new()))?;
+            self.poll_write(cx)?;
         }
         self.pinged = Some(now);
         let grace = Duration::from_millis(settings.keepalive_grace_period);

@@ -269,19 +269,21 @@ impl Session for AmqpSession {
     }
 
     async fn lost(&self) -> Error {
+        let both_stand = || self.publishing.status().connected() && self.consuming.status().connected();
         let mut events = futures_util::stream::select(
             Box::pin(self.publishing.events_listener()),
             Box::pin(self.consuming.events_listener()),
         );
-        while let Some(event) = events.next().await {
-            // An error of one channel is told here too, and is no loss of the connection.
-            if let Event::Error(error) = event
-                && !(self.publishing.status().connected() && self.consuming.status().connected())
-            {
-                return self.lost_because(&error);
+        // What happened before somebody listened is not told again.
+        while both_stand() {
+            match events.next().await {
+                // An error of one channel is told here too, and is no loss of the connection.
+                Some(Event::Error(error)) if !both_stand() => return self.lost_because(&error),
+                Some(_) => (),
+                None => break,
             }
         }
-        Error::Lost { address: self.address.clone(), detail: "its events ended".into() }
+        Error::Lost { address: self.address.clone(), detail: "the connection ended".into() }
     }
 
     async fn close(&self) {

@@ -190,9 +190,9 @@ impl<B: Broker> Runner<B> {
             self.events.reconnecting(attempt, delay, &error);
             let mut stopped = self.stopped.clone();
             let deadline = async {
-                match stopped.wait_for(|stop| *stop != Stop::No).await.map(|stop| *stop) {
-                    Ok(Stop::By(deadline)) => tokio::time::sleep_until(deadline).await,
-                    _ => (),
+                let stop = stopped.wait_for(|stop| *stop != Stop::No).await.map(|stop| *stop);
+                if let Ok(Stop::By(deadline)) = stop {
+                    tokio::time::sleep_until(deadline).await;
                 }
             };
             let attempt = async {

@@ -1,0 +1,169 @@
+//! The line connects again by its backoff, keeps what waits in order, and ends when it is told to.
+
+mod common;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{Events, broker, json};
+use message_engin::broker::line::Line;
+use message_engin::broker::topology::{Plan, Role};
+use message_engin::broker::{Acker, Broker, Session};
+use message_engin::config::{BackoffStrategy, BrokerSettings};
+use message_engin::error::{Error, Result};
+use message_engin::message::{Delivery, Outgoing, Route};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// A broker that is there by turns: what each attempt to connect meets, then always success.
+#[derive(Clone, Default)]
+struct Fickle(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    refusals: AtomicU32,
+    published: Mutex<Vec<String>>,
+    cut: Notify,
+    /// Sessions take this many messages and then break.
+    breaks_after: Mutex<Option<usize>>,
+}
+
+fn lost() -> Error {
+    Error::Lost { address: "here".into(), detail: "cut".into() }
+}
+
+impl Broker for Fickle {
+    type Session = Fickle;
+    async fn connect(&self, _plan: &Plan) -> Result<Fickle> {
+        let left = self.0.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if left.is_ok() { Err(lost()) } else { Ok(self.clone()) }
+    }
+    fn address(&self) -> String {
+        "here".into()
+    }
+}
+
+impl Acker for State {
+    fn ack(&self, _route: Route, _tag: u64) {}
+}
+
+impl Session for Fickle {
+    async fn publish(&self, batch: &mut VecDeque<Outgoing>) -> Result<()> {
+        while let Some(message) = batch.front() {
+            let mut breaks = self.0.breaks_after.lock().unwrap();
+            match &mut *breaks {
+                Some(0) => {
+                    *breaks = None;
+                    return Err(lost());
+                }
+                Some(left) => *left -= 1,
+                None => (),
+            }
+            self.0.published.lock().unwrap().push(String::from_utf8(message.body.to_vec()).unwrap());
+            batch.pop_front();
+        }
+        Ok(())
+    }
+    async fn receive(&self, _into: &mut Vec<Delivery>, _max: usize) -> Result<()> {
+        std::future::pending().await
+    }
+    fn acker(&self) -> Arc<dyn Acker> {
+        self.0.clone()
+    }
+    async fn lost(&self) -> Error {
+        self.0.cut.notified().await;
+        lost()
+    }
+    async fn close(&self) {}
+}
+
+async fn open(fickle: &Fickle, settings: &BrokerSettings) -> (Line, Arc<Events>) {
+    let events = Arc::<Events>::default();
+    let plan = Plan::new(settings, Role::Worker, "");
+    let (line, batches) = Line::open(fickle.clone(), plan, settings, events.clone()).await.unwrap();
+    std::mem::forget(batches);
+    (line, events)
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_follow_the_backoff_and_what_waits_goes_out_in_order() {
+    let settings = BrokerSettings {
+        reconnect_backoff_strategy: BackoffStrategy::Exponential,
+        reconnect_backoff_time: 100,
+        reconnect_exponential_limit: 350,
+        ..broker("memory:")
+    };
+    let fickle = Fickle::default();
+    let (line, events) = open(&fickle, &settings).await;
+    fickle.0.refusals.store(4, Ordering::SeqCst);
+    let began = Instant::now();
+    fickle.0.cut.notify_one();
+    until(|| !events.0.lock().unwrap().is_empty()).await;
+    for number in 0..300 {
+        line.outgoing.force_push(json("k", &number.to_string()));
+    }
+    until(|| fickle.0.published.lock().unwrap().len() == 300).await;
+    assert_eq!(began.elapsed().as_millis() / 50, (100 + 200 + 350 + 350 + 350) / 50);
+    let expected: Vec<String> = (0..300).map(|number: i32| number.to_string()).collect();
+    assert_eq!(*fickle.0.published.lock().unwrap(), expected);
+    let told = events.0.lock().unwrap().clone();
+    assert_eq!(told.first().map(String::as_str), Some("reconnecting 1 after 100"));
+    assert_eq!(told[told.len() - 2..], ["reconnecting 5 after 350", "ready"]);
+    assert_eq!(line.counters.reconnects.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_breaks_in_a_batch_loses_nothing_that_it_did_not_take() {
+    let fickle = Fickle::default();
+    *fickle.0.breaks_after.lock().unwrap() = Some(10);
+    let settings = broker("memory:");
+    let (line, _) = open(&fickle, &settings).await;
+    for number in 0..40 {
+        line.outgoing.force_push(json("k", &number.to_string()));
+    }
+    until(|| fickle.0.published.lock().unwrap().len() == 40).await;
+    let expected: Vec<String> = (0..40).map(|number: i32| number.to_string()).collect();
+    assert_eq!(*fickle.0.published.lock().unwrap(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_publishes_what_waits_and_gives_up_when_the_broker_stays_away() {
+    let settings = broker("memory:");
+    let fickle = Fickle::default();
+    let (line, _) = open(&fickle, &settings).await;
+    for number in 0..1000 {
+        line.outgoing.force_push(json("k", &number.to_string()));
+    }
+    line.close(Duration::from_secs(5)).await;
+    assert_eq!(fickle.0.published.lock().unwrap().len(), 1000);
+
+    let away = Fickle::default();
+    let (line, events) = open(&away, &settings).await;
+    away.0.refusals.store(u32::MAX, Ordering::SeqCst);
+    away.0.cut.notify_one();
+    until(|| !events.0.lock().unwrap().is_empty()).await;
+    line.outgoing.force_push(json("k", "0"));
+    let began = Instant::now();
+    line.close(Duration::from_secs(5)).await;
+    assert_eq!(began.elapsed().as_secs(), 5);
+    assert_eq!(line.counters.lost.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_reconnect_the_loss_is_told_once_and_final() {
+    let settings = BrokerSettings { reconnect: false, ..broker("memory:") };
+    let fickle = Fickle::default();
+    let (line, events) = open(&fickle, &settings).await;
+    fickle.0.cut.notify_one();
+    until(|| !events.0.lock().unwrap().is_empty()).await;
+    line.close(Duration::ZERO).await;
+    assert_eq!(*events.0.lock().unwrap(), ["failed ERR_CONNECTION_LOST"]);
+}

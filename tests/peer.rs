@@ -1,0 +1,201 @@
+//! One WebSocket connection keeps to its limits, its timers and its manners, over an in-memory stream.
+
+mod common;
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use common::{Browser, socket, within};
+use message_engin::config::SocketSettings;
+use message_engin::message::Content;
+use message_engin::peer::{Ended, Frame, GOING_AWAY, Handle, Peer, Sink};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Message;
+
+/// Takes everything, or nothing.
+struct Inbox {
+    messages: mpsc::UnboundedSender<Content>,
+    open: bool,
+}
+
+impl Sink for Inbox {
+    fn take(&mut self, content: Content) {
+        let _ = self.messages.send(content);
+    }
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        if self.open { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+struct Setting {
+    browser: Option<DuplexStream>,
+    handle: Arc<Handle>,
+    messages: mpsc::UnboundedReceiver<Content>,
+    peer: JoinHandle<Ended>,
+}
+
+fn start(settings: SocketSettings, early: &[u8], open: bool) -> Setting {
+    let settings = Arc::new(settings);
+    let handle = Handle::new(&settings);
+    let (browser, stream) = duplex(4096);
+    let (sender, messages) = mpsc::unbounded_channel();
+    let (early, of) = (early.to_vec(), handle.clone());
+    let peer = tokio::spawn(async move {
+        let mut peer = Peer::open(stream, b"hello", early, of, settings).await.unwrap();
+        let ended = peer.run(&mut Inbox { messages: sender, open }).await;
+        peer.linger().await;
+        ended
+    });
+    Setting { browser: Some(browser), handle, messages, peer }
+}
+
+/// A masked frame of a client; the mask is zero, which RFC 6455 allows and leaves the payload readable.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first, 0x80 | u8::try_from(payload.len()).unwrap(), 0, 0, 0, 0];
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+async fn ended(setting: Setting) -> (u16, String) {
+    let ended = within(setting.peer).await.unwrap();
+    (ended.code, ended.description)
+}
+
+#[tokio::test]
+async fn bytes_that_came_with_the_request_are_the_first_messages() {
+    let mut early = frame(0x81, b"one");
+    early.extend(frame(0x81, b"two"));
+    early.extend(&frame(0x81, b"three")[..5]);
+    let mut setting = start(socket(), &early, true);
+    let browser = setting.browser.as_mut().unwrap();
+    browser.write_all(&frame(0x81, b"three")[5..]).await.unwrap();
+    for expected in ["one", "two", "three"] {
+        assert_eq!(within(setting.messages.recv()).await, Some(Content::Text(expected.as_bytes().into())));
+    }
+}
+
+#[tokio::test]
+async fn each_violation_is_answered_with_its_code() {
+    let small = || SocketSettings { max_received_frame_size: 100, max_received_message_size: 150, ..socket() };
+    let mut unmasked = frame(0x81, b"");
+    unmasked[1] = 0;
+    let mut too_long = frame(0x01, &[b'x'; 100]);
+    too_long.extend(frame(0x80, &[b'x'; 100]));
+    let cases: [(&str, Vec<u8>, u16); 10] = [
+        ("unmasked", unmasked[..2].to_vec(), 1002),
+        ("reserved bit", frame(0xc1, b"x"), 1002),
+        ("unknown opcode", frame(0x83, b"x"), 1002),
+        ("continuation of nothing", frame(0x80, b"x"), 1002),
+        ("fragmented ping", frame(0x09, b"x"), 1002),
+        ("text within text", [frame(0x01, b"x"), frame(0x81, b"x")].concat(), 1002),
+        ("one byte of close", frame(0x88, b"x"), 1002),
+        ("not UTF-8", frame(0x81, &[0xff]), 1007),
+        ("frame too big", frame(0x81, &[b'x'; 101]), 1009),
+        ("message too big", too_long, 1009),
+    ];
+    for (what, bytes, code) in cases {
+        let mut setting = start(small(), &bytes, true);
+        let mut browser = Browser::over(setting.browser.take().unwrap()).await;
+        assert_eq!(browser.close_code().await, Some(code), "{what}");
+        drop(browser);
+        assert_eq!(ended(setting).await.0, code, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_close_is_answered_and_told() {
+    let cases: [(&[u8], (u16, &str)); 4] = [
+        (b"\x03\xe8", (1000, "Normal connection closure")),
+        (b"\x0f\xa0bye", (4000, "bye")),
+        (b"", (1005, "Reason not provided")),
+        (b"\x03\xe9", (1001, "Remote peer is going away")),
+    ];
+    for (payload, (code, description)) in cases {
+        let mut setting = start(socket(), &frame(0x88, payload), true);
+        let mut answer = Vec::new();
+        within(setting.browser.take().unwrap().read_to_end(&mut answer)).await.unwrap();
+        assert_eq!(answer[5..7], [0x88, u8::try_from(payload.len()).unwrap()]);
+        assert_eq!(&answer[7..], payload);
+        assert_eq!(ended(setting).await, (code, description.to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn what_waits_goes_out_before_our_close() {
+    let mut setting = start(socket(), b"", true);
+    for number in 0..100 {
+        assert!(setting.handle.send(Frame::new(Content::Text(format!("{number}").into()))));
+    }
+    setting.handle.close(GOING_AWAY);
+    assert!(!setting.handle.send(Frame::new(Content::Text("too late".into()))));
+    let mut browser = Browser::over(setting.browser.take().unwrap()).await;
+    for number in 0..100 {
+        assert_eq!(browser.next().await, Message::Text(format!("{number}").into()));
+    }
+    assert_eq!(browser.close_code().await, Some(1001));
+    assert_eq!(ended(setting).await.0, 1001);
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_answered_with_a_ping_and_then_with_the_end() {
+    let mut setting = start(socket(), b"", true);
+    let began = Instant::now();
+    let mut browser = setting.browser.take().unwrap();
+    let mut bytes = [0; 7];
+    browser.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(&bytes, b"hello\x89\x00");
+    assert_eq!(began.elapsed().as_secs(), 20);
+    browser.write_all(&frame(0x8a, b"")).await.unwrap();
+    browser.read_exact(&mut bytes[..2]).await.unwrap();
+    assert_eq!(&bytes[..2], b"\x89\x00");
+    assert_eq!(began.elapsed().as_secs(), 40);
+    assert_eq!(ended(setting).await, (1006, "Peer not responding.".to_owned()));
+    assert_eq!(began.elapsed().as_secs(), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_that_is_never_answered_ends_after_its_timeout() {
+    let mut setting = start(socket(), b"", true);
+    let began = Instant::now();
+    setting.handle.close(GOING_AWAY);
+    let _silent = setting.browser.take();
+    let peer = setting.peer;
+    assert_eq!(peer.await.unwrap().code, 1001);
+    assert_eq!(began.elapsed(), Duration::from_millis(300));
+}
+
+#[tokio::test]
+async fn a_browser_that_does_not_read_is_cut_off_and_costs_no_more_than_its_limit() {
+    let settings = SocketSettings { max_backpressure: 64 * 1024, close_timeout: 200, ..socket() };
+    let setting = start(settings, b"", true);
+    let block = bytes::Bytes::from(vec![b'x'; 16 * 1024]);
+    let mut sent = 0;
+    while setting.handle.send(Frame::new(Content::Text(block.clone()))) {
+        sent += 1;
+        assert!(sent < 100, "nothing held the sender back");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(within(setting.peer).await.unwrap().code, 1013);
+}
+
+#[tokio::test]
+async fn a_sink_without_room_holds_the_socket_back_while_frames_still_go_out() {
+    let mut setting = start(socket(), b"", false);
+    let (mut from, mut into) = tokio::io::split(setting.browser.take().unwrap());
+    let pushing = tokio::spawn(async move {
+        loop {
+            into.write_all(&frame(0x81, &[b'x'; 100])).await.unwrap();
+        }
+    });
+    setting.handle.send(Frame::new(Content::Text("still here".into())));
+    let mut bytes = [0; 17];
+    within(from.read_exact(&mut bytes)).await.unwrap();
+    assert_eq!(&bytes[7..], b"still here");
+    assert!(!pushing.is_finished());
+    assert!(setting.messages.try_recv().is_err());
+    pushing.abort();
+}
