@@ -323,10 +323,11 @@ impl Delivery {
         if &*self.properties.content_type == OCTETS {
             return Content::Binary(self.body.clone());
         }
-        if self.properties.is_json() && first_byte(&self.body) == Some(b'"') {
-            if let Ok(text) = serde_json::from_slice::<String>(&self.body) {
-                return Content::Text(text.into());
-            }
+        if self.properties.is_json()
+            && first_byte(&self.body) == Some(b'"')
+            && let Ok(text) = serde_json::from_slice::<String>(&self.body)
+        {
+            return Content::Text(text.into());
         }
         Content::Text(self.body.clone())
     }

@@ -200,7 +200,8 @@ impl Queue {
 
     fn settle(&mut self, id: u64, tag: u64) {
         let Some(consumer) = self.consumers.iter_mut().find(|consumer| consumer.id == id) else { return };
-        while let Some((_, stored)) = consumer.unacknowledged.pop_front_if(|(of, _)| *of <= tag) {
+        let settled = consumer.unacknowledged.partition_point(|(of, _)| *of <= tag);
+        for (_, stored) in consumer.unacknowledged.drain(..settled) {
             self.weight -= stored.message.weight();
         }
         if self.weight < QUEUE_LIMIT {
