@@ -12,6 +12,8 @@
 //! - [`message`], [`config`] and [`hooks`] are plain values and the questions that JavaScript answers.
 //! - [`error`] is at the bottom: one enum, each variant with what JavaScript sees.
 
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 pub mod broker;
 pub mod buffer;
 pub mod config;
