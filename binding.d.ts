@@ -24,10 +24,10 @@ export declare class Bridge {
 
 export declare class NativeClient {
   /**
-   * Sends JSON text, or octets, with headers as JSON. 0 taken, 1 taken but hold on until `drain`, 2 dropped at the hard
-   * limit, 3 closed.
+   * Sends messages, JSON text or octets, each with its headers as JSON. Returns how many were taken, negative when the
+   * sender should hold on until `drain`: 3 taken and full is -3 - 1.
    */
-  send(body: string | Buffer, headers: string): number
+  send(bodies: Array<string | Buffer>, headers: Array<string>): number
   stats(): NativeClientStats
   /** Resolves when what waits has been published (for at most `patience` ms) and the connection has ended. */
   close(patience: number): Promise<void>

@@ -11,6 +11,7 @@ const {
   encodeMessage,
 } = require('./message');
 const { mqSettings } = require('./options');
+const { Outgoing } = require('./outgoing');
 const { yieldable } = require('./yieldable');
 
 /**
@@ -21,11 +22,6 @@ const { yieldable } = require('./yieldable');
 
 /** How long close() tries to publish what waits, in ms. */
 const CLOSE_PATIENCE = 5000;
-
-// What the native send answers.
-const TAKEN = 0;
-const DROPPED = 2;
-const CLOSED = 3;
 
 // Bits of a delivery's flags.
 const REDELIVERED = 1;
@@ -41,6 +37,8 @@ class Client extends EventEmitter {
   #settings;
   /** @type {NativeClient | undefined} */
   #native;
+  /** @type {InstanceType<typeof Outgoing> | undefined} */
+  #outgoing;
   /** @type {import('..').Yieldable<this> | undefined} */
   #started;
   /** @type {import('..').Yieldable<void> | undefined} */
@@ -58,6 +56,8 @@ class Client extends EventEmitter {
    * @type {(() => void)[] | null}
    */
   #early = [];
+  /** Listeners have a batch in hand. */
+  #delivering = false;
 
   /** @param {MqConf} [mqConf] */
   constructor(mqConf) {
@@ -66,23 +66,35 @@ class Client extends EventEmitter {
   }
 
   init() {
+    if (this.#closed) return yieldable(Promise.reject(closedError()));
     this.#started ??= yieldable(this.#init());
     return this.#started;
   }
 
   async #init() {
-    if (this.#closed) throw closedError();
     try {
       this.#native = await startClient(
         JSON.stringify(this.#settings),
         (...batch) => this.#deliver(...batch),
-        (name, details) => emitLineEvent(this, name, details),
+        (name, details) => {
+          if (name === 'drain') this.#outgoing?.drained();
+          else emitLineEvent(this, name, details);
+        },
       );
     } catch (error) {
       // The broker may be there the next time.
       this.#started = undefined;
       throw fromNative(error);
     }
+    this.#outgoing = new Outgoing(
+      this.#native,
+      this.#settings.bufferSize,
+      (message, headers) => {
+        this.#counters.undeliverable += 1;
+        safeEmit(this, 'undeliverable', message, headers);
+      },
+      () => safeEmit(this, 'drain'),
+    );
     setImmediate(() => {
       const early = this.#early ?? [];
       this.#early = null;
@@ -96,18 +108,12 @@ class Client extends EventEmitter {
    * @param {Record<string, unknown>} [headers]
    */
   send(message, headers) {
-    const native = this.#open();
+    const { outgoing } = this.#open();
     const body = encodeMessage(message);
-    const sent = native.send(body, encodeHeaders(headers));
-    if (sent === CLOSED) throw closedError();
-    if (sent === DROPPED) {
-      this.#counters.undeliverable += 1;
-      safeEmit(this, 'undeliverable', message, headers);
-      return false;
-    }
+    const headerJson = encodeHeaders(headers);
     this.#counters.sent += 1;
     this.#counters.sentBytes += Buffer.byteLength(body);
-    return sent === TAKEN;
+    return outgoing.push(body, headerJson, [message, headers]);
   }
 
   /**
@@ -131,7 +137,7 @@ class Client extends EventEmitter {
   }
 
   stats() {
-    const { lost, ...native } = this.#open().stats();
+    const { lost, ...native } = this.#open().native.stats();
     const { undeliverable, ...counters } = this.#counters;
     return { ...counters, ...native, undeliverable: undeliverable + lost };
   }
@@ -143,20 +149,22 @@ class Client extends EventEmitter {
 
   async #close() {
     // What is being started must be ended, and what failed to start is ended.
+    // The listeners that have a batch in hand finish it first, and may send.
     await this.#started?.catch(() => {});
+    this.#outgoing?.flush();
     await this.#native?.close(CLOSE_PATIENCE);
     safeEmit(this, 'close');
   }
 
   #open() {
-    if (this.#closed) throw closedError();
-    if (!this.#native) {
+    if (this.#closed && !this.#delivering) throw closedError();
+    if (!this.#native || !this.#outgoing) {
       throw new MessageEnginError(
         'ERR_NOT_INITIALIZED',
         'the client is not initialized: call init() and wait for it first',
       );
     }
-    return this.#native;
+    return { native: this.#native, outgoing: this.#outgoing };
   }
 
   /**
@@ -168,8 +176,10 @@ class Client extends EventEmitter {
    * @param {string[]} exchanges
    * @param {number[]} tags
    * @param {number[]} flags
+   * @returns {boolean} false: not looked at, since the client closes
    */
   #deliver(bodies, ends, headers, types, keys, exchanges, tags, flags) {
+    if (this.#closed) return false;
     if (this.#early) {
       this.#early.push(() =>
         this.#deliver(
@@ -183,8 +193,9 @@ class Client extends EventEmitter {
           flags,
         ),
       );
-      return;
+      return true;
     }
+    this.#delivering = true;
     let start = 0;
     for (const [index, end] of ends.entries()) {
       const raw = bodies.subarray(start, end);
@@ -212,6 +223,8 @@ class Client extends EventEmitter {
         info,
       );
     }
+    this.#delivering = false;
+    return true;
   }
 
   /**

@@ -3,6 +3,7 @@
 const { isIPv6 } = require('node:net');
 const { version } = require('../package.json');
 const { OptionError } = require('./errors');
+const { messageKeyParts, requestKeyParts } = require('./keys');
 
 /**
  * mqConf after checks and defaults: plain data, and all that the native side
@@ -43,6 +44,8 @@ const { OptionError } = require('./errors');
  * wsConf after checks and defaults.
  *
  * @typedef {object} WsSettings
+ * @property {import('./keys').RequestPart[] | null} key
+ * @property {import('./keys').MessagePart[] | null} messageKey
  * @property {string | null} protocol
  * @property {string | null} origin
  * @property {number} maxReceivedFrameSize bytes
@@ -75,6 +78,7 @@ const { OptionError } = require('./errors');
  * @property {boolean} [required]
  * @property {boolean} [secret]
  * @property {boolean} [checkedOnly]
+ * @property {string} [unless] the option that may be given in its place
  */
 
 const MAX_MS = 2 ** 32 - 1;
@@ -239,8 +243,30 @@ const wsRules = {
     to: (value) => [...new Set([value].flat())],
   },
   // Called as methods of wsConf itself, so that `this` in them is wsConf.
-  keyFn: { ...required('a function', isFunction), checkedOnly: true },
-  messageKeyFn: { ...required('a function', isFunction), checkedOnly: true },
+  keyFn: {
+    ...required('a function (or wsConf.key)', isFunction),
+    checkedOnly: true,
+    unless: 'key',
+  },
+  messageKeyFn: {
+    ...required('a function (or wsConf.messageKey)', isFunction),
+    checkedOnly: true,
+    unless: 'messageKey',
+  },
+  key: {
+    fallback: null,
+    expected:
+      "one of { header }, { query }, { cookie } or { template: '{header:name}:{query:name}' }",
+    fits: (value) => requestKeyParts(value) !== null,
+    to: requestKeyParts,
+  },
+  messageKey: {
+    fallback: null,
+    expected:
+      "one of { header }, { json: '/pointer' } or { template: '{header:name}:{json:/pointer}' }",
+    fits: (value) => messageKeyParts(value) !== null,
+    to: messageKeyParts,
+  },
   protocol: {
     fallback: null,
     expected: 'a subprotocol name (an RFC 7230 token) or null',
@@ -373,7 +399,14 @@ function check(conf, label, rules) {
   const given = {};
   for (const [option, rule] of Object.entries(rules)) {
     const value = conf[option];
-    if (value === undefined && !rule.required) continue;
+    const alternative = rule.unless && conf[rule.unless] !== undefined;
+    if (alternative && value !== undefined) {
+      throw new OptionError(
+        `${label}.${option}`,
+        `give either this or ${label}.${rule.unless}, not both`,
+      );
+    }
+    if (value === undefined && (!rule.required || alternative)) continue;
     if (!rule.fits(value)) {
       const got = rule.secret ? typeName(value) : shown(value);
       throw new OptionError(

@@ -6,6 +6,7 @@ const co = require('co');
 const { startGateway } = require('../binding.js');
 const { fromNative } = require('./errors');
 const { output, takeOver } = require('./handover');
+const { requestKey } = require('./keys');
 const { emitLineEvent, safeEmit } = require('./line-events');
 const { decodeBody, decodeHeaders } = require('./message');
 const { mqSettings, wsSettings } = require('./options');
@@ -44,7 +45,7 @@ async function open(mqConf, wsConf) {
   try {
     const native = await startGateway(
       JSON.stringify(mq),
-      JSON.stringify({ ...ws, httpServers: undefined }),
+      JSON.stringify({ ...ws, httpServers: undefined, key: undefined }),
       randomBytes(12).toString('hex'),
       (bodies, headers, types) => gateway._keys(bodies, headers, types),
       (name, details) => emitLineEvent(gateway, name, details),
@@ -198,6 +199,7 @@ class Gateway extends EventEmitter {
    * @returns {Promise<unknown>}
    */
   async #askKey(request) {
+    if (this.#settings.key) return requestKey(this.#settings.key, request);
     const key = this.#conf.keyFn(request, this);
     const isGenerator =
       typeof key?.next === 'function' && typeof key.throw === 'function';

@@ -142,17 +142,24 @@ impl<T: Weight> Buffer<T> {
         if let Some(item) = self.try_pop() {
             return Poll::Ready(Some(item));
         }
+        match self.poll_ready(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(false) => Poll::Ready(None),
+            // Pushed since the look above.
+            Poll::Ready(true) => Poll::Ready(self.try_pop()),
+        }
+    }
+
+    /// Whether there is an item (true), or will never be one again (false).
+    pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<bool> {
         let mut state = self.lock();
         if !state.items.is_empty() {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+            return Poll::Ready(true);
         }
         if state.closed {
-            return Poll::Ready(None);
+            return Poll::Ready(false);
         }
-        if !state.consumer.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            state.consumer = Some(cx.waker().clone());
-        }
+        state.wait(cx);
         Poll::Pending
     }
 
@@ -224,6 +231,12 @@ impl<T: Weight> Buffer<T> {
 }
 
 impl<T> State<T> {
+    fn wait(&mut self, cx: &mut Context<'_>) {
+        if !self.consumer.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.consumer = Some(cx.waker().clone());
+        }
+    }
+
     fn add(&mut self, item: T, weight: usize) -> Option<Waker> {
         self.weight += weight;
         self.items.push_back(item);

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use crate::keys::KeyTemplate;
+
 /// Everything about the broker; one field for each key of `mqSettings` in `lib/options.js`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -21,6 +23,8 @@ pub struct BrokerSettings {
     pub connection_timeout: u64,
     /// Seconds; 0 is none.
     pub heartbeat: u16,
+    /// TCP_NODELAY on the connections to the broker.
+    pub no_delay: bool,
     pub client_properties: BTreeMap<String, serde_json::Value>,
     pub reconnect: bool,
     pub reconnect_backoff_strategy: BackoffStrategy,
@@ -93,4 +97,6 @@ pub struct SocketSettings {
     pub binary: bool,
     /// Bytes that may wait for one browser.
     pub max_backpressure: usize,
+    /// Which connections a message is for, where that is declared; otherwise JavaScript is asked.
+    pub message_key: Option<KeyTemplate>,
 }

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 
 use crate::broker::Batch;
-use crate::broker::amqp::AmqpBroker;
+use crate::broker::lane::AmqpBroker;
 use crate::broker::line::Line;
 use crate::broker::memory::MemoryBroker;
 use crate::broker::topology::{Plan, Role};
@@ -20,6 +20,7 @@ use crate::config::{BrokerKind, BrokerSettings, SocketSettings};
 use crate::error::Result;
 use crate::hooks::{Keys, LineEvents, MessageKeys};
 use crate::hub::Hub;
+use crate::keys::KeyTemplate;
 use crate::message::{Content, Delivery, Headers, JSON, OCTETS, Outgoing, Properties, Route, status_body};
 use crate::peer::{Ended, Frame, GOING_AWAY, Handle, Peer, REPLACED, Sink};
 
@@ -41,8 +42,20 @@ struct Shared {
     closing: AtomicBool,
     /// Connections whose tasks run, including those that are closing.
     running: watch::Sender<usize>,
-    /// Let go of at close, since it keeps JavaScript alive.
-    keys: Mutex<Option<Arc<dyn MessageKeys>>>,
+    keys: KeySource,
+}
+
+/// Who says which connections a message is for.
+pub enum KeySource {
+    /// JavaScript. Let go of at close, since it keeps the process alive.
+    Asked(Mutex<Option<Arc<dyn MessageKeys>>>),
+    Declared(KeyTemplate),
+}
+
+impl KeySource {
+    pub fn asked(keys: Arc<dyn MessageKeys>) -> Self {
+        KeySource::Asked(Mutex::new(Some(keys)))
+    }
 }
 
 #[derive(Default)]
@@ -95,7 +108,7 @@ impl Gateway {
         socket: SocketSettings,
         unique: &str,
         events: Arc<dyn LineEvents>,
-        keys: Arc<dyn MessageKeys>,
+        keys: KeySource,
     ) -> Result<Gateway> {
         let plan = Plan::new(&broker, Role::Gateway, unique);
         let (line, batches) = open_line(&broker, plan, events).await?;
@@ -106,7 +119,7 @@ impl Gateway {
             counters: Counters::default(),
             closing: AtomicBool::new(false),
             running: watch::Sender::new(0),
-            keys: Mutex::new(Some(keys)),
+            keys,
         });
         tokio::spawn(deliver(shared.clone(), batches));
         Ok(Gateway { shared })
@@ -179,7 +192,9 @@ impl Shared {
     }
 
     fn let_go(&self) {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let KeySource::Asked(keys) = &self.keys {
+            keys.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
     }
 }
 
@@ -192,13 +207,15 @@ impl Drop for Running {
     }
 }
 
-/// The life of one connection.
+/// The life of one connection. What is needed only at its start is let go of before it is waited for: there are many.
 async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(shared: Arc<Shared>, stream: S, arrival: Arrival) {
     shared.line.outgoing.room().await;
-    let properties = Arc::new(Properties::new(JSON, arrival.headers));
+    let Arrival { key, key_json, headers, response, early } = arrival;
+    let properties = Arc::new(Properties::new(JSON, &headers));
+    drop(headers);
     let handle = Handle::new(&shared.socket);
-    let entered = || shared.publish_status(&arrival.key_json, &properties, None);
-    if let Some(before) = shared.hub.enter(&arrival.key, handle.clone(), entered) {
+    let entered = || shared.publish_status(&key_json, &properties, None);
+    if let Some(before) = shared.hub.enter(&key, handle.clone(), entered) {
         before.close(REPLACED);
     }
     if shared.closing.load(Ordering::SeqCst) {
@@ -206,10 +223,11 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(shared: Arc<Shared>, st
     }
     shared.counters.accepted.fetch_add(1, Ordering::Relaxed);
 
-    let opened = Peer::open(stream, &arrival.response, arrival.early, handle.clone(), shared.socket.clone()).await;
+    let opened = Peer::open(stream, response, early, handle.clone(), shared.socket.clone()).await;
     let (ended, peer) = match opened {
         Some(mut peer) => {
-            let mut publisher = Publisher { shared: &shared, json: properties.clone(), octets: None, waiting: None };
+            let json = properties.clone();
+            let mut publisher = Publisher { shared: &shared, json, octets: None, waiting: None };
             let ended = peer.run(&mut publisher).await;
             publisher.finish().await;
             (ended, Some(peer))
@@ -219,8 +237,8 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(shared: Arc<Shared>, st
             (Ended { code: 1006, description }, None)
         }
     };
-    let left = || shared.publish_status(&arrival.key_json, &properties, Some(&ended));
-    shared.hub.leave(&arrival.key, &handle, left);
+    let left = || shared.publish_status(&key_json, &properties, Some(&ended));
+    shared.hub.leave(&key, &handle, left);
     if let Some(peer) = peer {
         peer.linger().await;
     }
@@ -251,8 +269,7 @@ impl Sink for Publisher<'_> {
                 return;
             }
             Content::Binary(bytes) => {
-                let json = &self.json;
-                let octets = self.octets.get_or_insert_with(|| Arc::new(Properties::new(OCTETS, json.headers.clone())));
+                let octets = self.octets.get_or_insert_with(|| Arc::new(self.json.with_content_type(OCTETS)));
                 (bytes, octets.clone())
             }
         };
@@ -267,8 +284,33 @@ impl Sink for Publisher<'_> {
     }
 }
 
-/// Asks for the keys of what the broker delivers, and hands the frames to their connections, in order.
+/// Hands what the broker delivers to the connections that it is for, in order.
 async fn deliver(shared: Arc<Shared>, mut batches: mpsc::Receiver<Batch>) {
+    match &shared.keys {
+        KeySource::Asked(keys) => ask_and_deliver(&shared, keys, batches).await,
+        KeySource::Declared(template) => {
+            while let Some(batch) = batches.recv().await {
+                for delivery in batch.deliveries.iter() {
+                    let mut named = false;
+                    template.keys(delivery, |keys| {
+                        named = true;
+                        send(&shared, delivery, keys.iter().map(|key| &**key));
+                    });
+                    if !named {
+                        shared.counters.unmatched.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                batch.ack();
+            }
+        }
+    }
+}
+
+async fn ask_and_deliver(
+    shared: &Shared,
+    keys: &Mutex<Option<Arc<dyn MessageKeys>>>,
+    mut batches: mpsc::Receiver<Batch>,
+) {
     let mut asked = FuturesOrdered::new();
     loop {
         tokio::select! {
@@ -276,12 +318,12 @@ async fn deliver(shared: Arc<Shared>, mut batches: mpsc::Receiver<Batch>) {
             Some((batch, answer)) = asked.next(), if !asked.is_empty() => {
                 let (batch, answer): (Batch, Result<Vec<Keys>>) = (batch, answer);
                 let Ok(keys) = answer else { return };
-                hand_out(&shared, &batch, keys);
+                hand_out(shared, &batch, keys);
                 batch.ack();
             }
             batch = batches.recv(), if asked.len() < BATCHES_IN_FLIGHT => {
                 let Some(batch) = batch else { return };
-                let keys = shared.keys.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let keys = keys.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let Some(keys) = keys else { return };
                 // Asked here and awaited there: the order of the calls is the order of the batches.
                 let answer = keys.keys(batch.deliveries.clone());
@@ -294,7 +336,9 @@ async fn deliver(shared: Arc<Shared>, mut batches: mpsc::Receiver<Batch>) {
 fn hand_out(shared: &Shared, batch: &Batch, keys: Vec<Keys>) {
     for (delivery, keys) in batch.deliveries.iter().zip(keys) {
         match keys {
-            Keys::None => (),
+            Keys::None => {
+                shared.counters.unmatched.fetch_add(1, Ordering::Relaxed);
+            }
             Keys::One(key) => send(shared, delivery, std::iter::once(&*key)),
             Keys::Many(keys) => send(shared, delivery, keys.iter().map(|key| &**key)),
         }
@@ -306,7 +350,7 @@ fn send<'k>(shared: &Shared, delivery: &Delivery, keys: impl Iterator<Item = &'k
     let mut frame = None;
     let found = shared.hub.with(keys, |peer| {
         // Made for the first connection that is here and shared by all; a gateway that has none of them makes none.
-        let frame: &Frame = frame.get_or_insert_with(|| Frame::new(delivery.content()));
+        let frame: &Frame = frame.get_or_insert_with(|| Frame::new(&delivery.content()));
         if peer.send(frame.clone()) {
             counters.sent.fetch_add(1, Ordering::Relaxed);
             counters.sent_bytes.fetch_add(frame.payload_bytes() as u64, Ordering::Relaxed);

@@ -24,7 +24,7 @@ pub trait MessageKeys: Send + Sync {
 
 /// The listeners of a client.
 pub trait Listeners: Send + Sync {
-    /// Resolves when the listeners have returned; `Err` when JavaScript is gone.
+    /// Resolves when the listeners have returned; `Err` when they did not get it: JavaScript is gone, or closing.
     fn deliver(&self, batch: Arc<[Delivery]>) -> BoxFuture<'static, Result<(), Error>>;
 }
 

@@ -7,6 +7,7 @@
 //! - [`worker`] is the back-office side: the queues that clients share.
 //! - [`broker`] is the seam to RabbitMQ and to the embedded broker; its `line` is the one reconnect loop.
 //! - [`peer`] is one WebSocket connection, generic over its stream.
+//! - [`keys`] are the keys that are declared instead of asked for in JavaScript.
 //! - [`hub`] knows which connection holds which key; the newest wins.
 //! - [`buffer`] is the bounded queue between two tasks.
 //! - [`message`], [`config`] and [`hooks`] are plain values and the questions that JavaScript answers.
@@ -21,6 +22,7 @@ pub mod error;
 pub mod gateway;
 pub mod hooks;
 pub mod hub;
+pub mod keys;
 pub mod message;
 pub mod peer;
 pub mod worker;

@@ -27,7 +27,7 @@ async fn three_thousand_messages_come_and_go_complete_and_in_order() {
         for number in 0..3000 {
             let delivery = next(&mut heard, Route::Receive).await;
             assert_eq!(text(&delivery), format!("{{\"n\":{number}}}"), "{url}");
-            assert_eq!(delivery.properties.headers.0[0].1, Value::Text("a".into()));
+            assert_eq!(delivery.headers().0[0].1, Value::Text("a".into()));
             assert_eq!(worker.send(json("a", &text(&delivery))), Sent::Taken);
         }
         for number in 0..3000 {
@@ -52,7 +52,7 @@ async fn text_and_octets_keep_their_form() {
         assert_eq!(text(&next(&mut heard, Route::Receive).await), "not JSON \u{1F600}");
         within(futures_util::SinkExt::send(&mut browser.0, Message::Binary(vec![0, 255].into()))).await.unwrap();
         let binary = next(&mut heard, Route::Receive).await;
-        assert_eq!((&*binary.properties.content_type, &binary.body[..]), ("application/octet-stream", &[0, 255][..]));
+        assert_eq!((binary.content_type(), &binary.body[..]), ("application/octet-stream", &[0, 255][..]));
         worker.send(json("a", "\"a string\""));
         assert_eq!(browser.next().await, Message::Text("a string".into()));
         worker.send(octets("a", &[0, 255]));
@@ -137,7 +137,7 @@ async fn statuses_say_who_comes_and_goes_and_the_newest_wins() {
         ] {
             let status = next(&mut heard, Route::Status).await;
             assert_eq!(text(&status), expected, "{url}");
-            assert_eq!(status.properties.headers.0[0].1, Value::Text("a".into()));
+            assert_eq!(status.headers().0[0].1, Value::Text("a".into()));
         }
         within(gateway.close()).await;
         within(worker.close(PATIENCE)).await;

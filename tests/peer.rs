@@ -45,7 +45,7 @@ fn start(settings: SocketSettings, early: &[u8], open: bool) -> Setting {
     let (sender, messages) = mpsc::unbounded_channel();
     let (early, of) = (early.to_vec(), handle.clone());
     let peer = tokio::spawn(async move {
-        let mut peer = Peer::open(stream, b"hello", early, of, settings).await.unwrap();
+        let mut peer = Peer::open(stream, b"hello".to_vec(), early, of, settings).await.unwrap();
         let ended = peer.run(&mut Inbox { messages: sender, open }).await;
         peer.linger().await;
         ended
@@ -128,10 +128,10 @@ async fn a_close_is_answered_and_told() {
 async fn what_waits_goes_out_before_our_close() {
     let mut setting = start(socket(), b"", true);
     for number in 0..100 {
-        assert!(setting.handle.send(Frame::new(Content::Text(format!("{number}").into()))));
+        assert!(setting.handle.send(Frame::new(&Content::Text(format!("{number}").into()))));
     }
     setting.handle.close(GOING_AWAY);
-    assert!(!setting.handle.send(Frame::new(Content::Text("too late".into()))));
+    assert!(!setting.handle.send(Frame::new(&Content::Text("too late".into()))));
     let mut browser = Browser::over(setting.browser.take().unwrap()).await;
     for number in 0..100 {
         assert_eq!(browser.next().await, Message::Text(format!("{number}").into()));
@@ -174,7 +174,7 @@ async fn a_browser_that_does_not_read_is_cut_off_and_costs_no_more_than_its_limi
     let setting = start(settings, b"", true);
     let block = bytes::Bytes::from(vec![b'x'; 16 * 1024]);
     let mut sent = 0;
-    while setting.handle.send(Frame::new(Content::Text(block.clone()))) {
+    while setting.handle.send(Frame::new(&Content::Text(block.clone()))) {
         sent += 1;
         assert!(sent < 100, "nothing held the sender back");
         tokio::task::yield_now().await;
@@ -191,7 +191,7 @@ async fn a_sink_without_room_holds_the_socket_back_while_frames_still_go_out() {
             into.write_all(&frame(0x81, &[b'x'; 100])).await.unwrap();
         }
     });
-    setting.handle.send(Frame::new(Content::Text("still here".into())));
+    setting.handle.send(Frame::new(&Content::Text("still here".into())));
     let mut bytes = [0; 17];
     within(from.read_exact(&mut bytes)).await.unwrap();
     assert_eq!(&bytes[7..], b"still here");

@@ -12,7 +12,7 @@ use super::topology::{ExchangeKind, Plan};
 use super::{Acker, Broker, Session};
 use crate::buffer::Weight;
 use crate::error::{Error, Result};
-use crate::message::{Delivery, Outgoing, Route};
+use crate::message::{Delivery, Envelope, Outgoing, Route};
 
 /// Bytes in one queue beyond which publishers wait.
 const QUEUE_LIMIT: usize = 16 * 1024 * 1024;
@@ -184,11 +184,13 @@ impl Queue {
             consumer.next_tag += 1;
             let delivery = Delivery {
                 route: consumer.route,
-                exchange: (*stored.exchange).into(),
-                routing_key: (*stored.routing_key).into(),
                 redelivered: stored.redelivered,
                 tag,
-                properties: stored.message.properties.clone(),
+                envelope: Envelope::Shared {
+                    exchange: stored.exchange.clone(),
+                    routing_key: stored.routing_key.clone(),
+                    properties: stored.message.properties.clone(),
+                },
                 body: stored.message.body.clone(),
             };
             consumer.unacknowledged.push_back((tag, stored));

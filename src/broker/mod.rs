@@ -3,7 +3,7 @@
 //! A [`Broker`] connects, with the topology declared and the consumers up, and gives a [`Session`]. A session lives until
 //! its connection is lost and is never mended: the [`line`] throws it away and connects again.
 
-pub mod amqp;
+pub mod lane;
 pub mod line;
 pub mod memory;
 pub mod topology;

@@ -21,7 +21,7 @@ const GONE: CoreError = CoreError::Closed { what: "JavaScript environment" };
 type Body = Either<String, Buffer>;
 
 fn body(delivery: &Delivery) -> Body {
-    if &*delivery.properties.content_type == OCTETS {
+    if delivery.content_type() == OCTETS {
         return Either::B(delivery.body.to_vec().into());
     }
     match std::str::from_utf8(&delivery.body) {
@@ -64,8 +64,8 @@ impl KeyFunction {
         let function = function.build_threadsafe_function().build_callback(|context| {
             let batch: Arc<[Delivery]> = context.value;
             let bodies = batch.iter().map(body).collect();
-            let headers = batch.iter().map(|delivery| delivery.properties.headers.to_json()).collect();
-            let types = batch.iter().map(|delivery| delivery.properties.content_type.to_string()).collect();
+            let headers = batch.iter().map(|delivery| delivery.headers_json()).collect();
+            let types = batch.iter().map(|delivery| delivery.content_type().to_owned()).collect();
             Ok(FnArgs::from((bodies, headers, types)))
         })?;
         Ok(KeyFunction(function))
@@ -90,10 +90,10 @@ impl MessageKeys for KeyFunction {
 /// and flags: 1 redelivered, 2 a status.
 type DeliverArgs = FnArgs<(Buffer, Vec<u32>, Vec<String>, Vec<String>, Vec<String>, Vec<String>, Vec<f64>, Vec<u32>)>;
 
-pub(super) struct ListenerFunction(Callback<Arc<[Delivery]>, DeliverArgs, Unknown<'static>>);
+pub(super) struct ListenerFunction(Callback<Arc<[Delivery]>, DeliverArgs, bool>);
 
 impl ListenerFunction {
-    pub(super) fn new(function: &Function<DeliverArgs, Unknown<'static>>) -> Result<Self> {
+    pub(super) fn new(function: &Function<DeliverArgs, bool>) -> Result<Self> {
         let function = function.build_threadsafe_function().build_callback(|context| {
             let batch: Arc<[Delivery]> = context.value;
             let mut bodies = Vec::with_capacity(batch.iter().map(|delivery| delivery.body.len()).sum());
@@ -106,10 +106,10 @@ impl ListenerFunction {
             Ok(FnArgs::from((
                 bodies.into(),
                 ends,
-                each(|delivery| delivery.properties.headers.to_json()),
-                each(|delivery| delivery.properties.content_type.to_string()),
-                each(|delivery| delivery.routing_key.to_string()),
-                each(|delivery| delivery.exchange.to_string()),
+                each(|delivery| delivery.headers_json()),
+                each(|delivery| delivery.content_type().to_owned()),
+                each(|delivery| delivery.routing_key().to_owned()),
+                each(|delivery| delivery.exchange().to_owned()),
                 batch.iter().map(|delivery| delivery.tag as f64).collect(),
                 batch.iter().map(flags).collect(),
             )))
@@ -124,17 +124,9 @@ fn flags(delivery: &Delivery) -> u32 {
 
 impl Listeners for ListenerFunction {
     fn deliver(&self, batch: Arc<[Delivery]>) -> BoxFuture<'static, std::result::Result<(), CoreError>> {
-        let (answer, answered) = oneshot::channel();
-        let status = self.0.call_with_return_value(batch, ThreadsafeFunctionCallMode::NonBlocking, move |_, _| {
-            let _ = answer.send(());
-            Ok(())
-        });
-        Box::pin(async move {
-            if status != Status::Ok {
-                return Err(GONE);
-            }
-            answered.await.map_err(|_| GONE)
-        })
+        let answer = ask(&self.0, batch);
+        // False: the client closes and has not looked at it, so it goes back to its queue.
+        Box::pin(async move { if answer.await? { Ok(()) } else { Err(CoreError::Closed { what: "client" }) } })
     }
 }
 

@@ -1,5 +1,6 @@
 //! `Client`, natively.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,8 +17,35 @@ use crate::worker::{Sent, Worker};
 pub struct NativeClient {
     worker: Worker,
     owner: Arc<Owner<Worker>>,
-    /// The properties of the last message: most senders use the same headers again.
-    last: Mutex<Option<(String, &'static str, Arc<Properties>)>>,
+    known: Mutex<Known>,
+}
+
+/// Properties by header JSON, for JSON and for octets: senders use the same headers again, and headers that came with a
+/// message go back with the answer.
+#[derive(Default)]
+struct Known {
+    properties: HashMap<String, [Option<Arc<Properties>>; 2]>,
+    bytes: usize,
+}
+
+/// Bytes of header JSON that are remembered; then it starts anew.
+const KNOWN_BYTES: usize = 1024 * 1024;
+
+impl Known {
+    fn properties(&mut self, headers: &str, octets: bool) -> Result<Arc<Properties>> {
+        let found = self.properties.get(headers).and_then(|known| known[usize::from(octets)].clone());
+        if let Some(properties) = found {
+            return Ok(properties);
+        }
+        let parsed = Headers::from_json(headers).map_err(to_js)?;
+        let properties = Arc::new(Properties::new(if octets { OCTETS } else { JSON }, &parsed));
+        if self.bytes > KNOWN_BYTES {
+            *self = Known::default();
+        }
+        self.bytes += headers.len();
+        self.properties.entry(headers.to_owned()).or_default()[usize::from(octets)] = Some(properties.clone());
+        Ok(properties)
+    }
 }
 
 #[napi(object)]
@@ -41,7 +69,7 @@ pub fn start_client<'env>(
     deliver: Function<
         'env,
         FnArgs<(Buffer, Vec<u32>, Vec<String>, Vec<String>, Vec<String>, Vec<String>, Vec<f64>, Vec<u32>)>,
-        Unknown<'static>,
+        bool,
     >,
     #[napi(ts_arg_type = "(name: string, details: string) => void")] event: Function<
         'env,
@@ -58,7 +86,7 @@ pub fn start_client<'env>(
         match Worker::start(broker, event, listeners).await {
             Ok(worker) => {
                 owner.owns(worker.clone());
-                deferred.resolve(move |_| Ok(NativeClient { worker, owner, last: Mutex::new(None) }));
+                deferred.resolve(move |_| Ok(NativeClient { worker, owner, known: Mutex::default() }));
             }
             Err(error) => deferred.reject(to_js(error)),
         }
@@ -74,36 +102,28 @@ impl Owned for Worker {
 
 #[napi]
 impl NativeClient {
-    /// Sends JSON text, or octets, with headers as JSON. 0 taken, 1 taken but hold on until `drain`, 2 dropped at the hard
-    /// limit, 3 closed.
+    /// Sends messages, JSON text or octets, each with its headers as JSON. Returns how many were taken, negative when the
+    /// sender should hold on until `drain`: 3 taken and full is -3 - 1.
     #[napi(catch_unwind)]
-    pub fn send(&self, body: Either<String, Buffer>, headers: String) -> Result<u32> {
-        let (content_type, body) = match body {
-            Either::A(text) => (JSON, text.into()),
-            Either::B(octets) => (OCTETS, bytes::Bytes::copy_from_slice(&octets)),
-        };
-        let properties = self.properties(content_type, headers)?;
+    pub fn send(&self, bodies: Vec<Either<String, Buffer>>, headers: Vec<String>) -> Result<i32> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let _guard = runtime()?.enter();
-        Ok(match self.worker.send(Outgoing { route: Route::Message, properties, body }) {
-            Sent::Taken => 0,
-            Sent::HoldOn => 1,
-            Sent::Dropped => 2,
-            Sent::Closed => 3,
-        })
-    }
-
-    fn properties(&self, content_type: &'static str, headers: String) -> Result<Arc<Properties>> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((text, of, properties)) = &*last
-            && *of == content_type
-            && *text == headers
-        {
-            return Ok(properties.clone());
+        let mut taken = 0;
+        let mut hold_on = false;
+        for (body, headers) in bodies.into_iter().zip(headers) {
+            let properties = known.properties(&headers, matches!(body, Either::B(_)))?;
+            let body = match body {
+                Either::A(text) => text.into(),
+                Either::B(octets) => bytes::Bytes::copy_from_slice(&octets),
+            };
+            match self.worker.send(Outgoing { route: Route::Message, properties, body }) {
+                Sent::Taken => (),
+                Sent::HoldOn => hold_on = true,
+                Sent::Dropped | Sent::Closed => return Ok(-taken - 1),
+            }
+            taken += 1;
         }
-        let parsed = Headers::from_json(&headers).map_err(to_js)?;
-        let properties = Arc::new(Properties::new(content_type, parsed));
-        *last = Some((headers, content_type, properties.clone()));
-        Ok(properties)
+        Ok(if hold_on { -taken - 1 } else { taken })
     }
 
     #[napi(catch_unwind)]

@@ -12,8 +12,9 @@ use super::callback::{EventFunction, KeyFunction};
 use super::owner::{Owned, Owner};
 use super::socket::Socket;
 use super::{runtime, settings, to_js};
+use crate::config::SocketSettings;
 use crate::error::Error as CoreError;
-use crate::gateway::{Arrival, Gateway, Stats};
+use crate::gateway::{Arrival, Gateway, KeySource, Stats};
 use crate::message::Headers;
 
 #[napi]
@@ -92,8 +93,11 @@ pub fn start_gateway<'env>(
     >,
 ) -> Result<Object<'env>> {
     let broker = settings(&broker)?;
-    let socket = settings(&socket)?;
-    let keys = Arc::new(KeyFunction::new(&keys)?);
+    let mut socket: SocketSettings = settings(&socket)?;
+    let keys = match socket.message_key.take() {
+        Some(template) => KeySource::Declared(template),
+        None => KeySource::asked(Arc::new(KeyFunction::new(&keys)?)),
+    };
     let event = Arc::new(EventFunction::new(&event)?);
     let output: Arc<Output> = Arc::new(output.build_threadsafe_function().build()?);
     let owner = Owner::of(env)?;

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{SinkExt, StreamExt};
 use message_engin::config::{BrokerSettings, SocketSettings};
 use message_engin::error::{Error, Result};
-use message_engin::gateway::{Arrival, Gateway};
+use message_engin::gateway::{Arrival, Gateway, KeySource};
 use message_engin::hooks::{Keys, LineEvents, Listeners, MessageKeys};
 use message_engin::message::{Delivery, Headers, JSON, OCTETS, Outgoing, Properties, Route, Value};
 use message_engin::worker::Worker;
@@ -41,7 +41,7 @@ pub fn broker(url: &str) -> BrokerSettings {
         "memoryName": unique,
         "hosts": [{ "host": host, "port": port }],
         "vhost": "/", "login": login, "password": password, "authMechanism": "AMQPLAIN",
-        "connectionTimeout": 10000, "heartbeat": 15, "clientProperties": {},
+        "connectionTimeout": 10000, "heartbeat": 15, "noDelay": true, "clientProperties": {},
         "reconnect": true, "reconnectBackoffStrategy": "linear",
         "reconnectBackoffTime": 50, "reconnectExponentialLimit": 1000,
         "bufferSize": 16 << 20, "prefetch": 256,
@@ -58,7 +58,7 @@ pub fn socket() -> SocketSettings {
         "maxReceivedFrameSize": 65536, "maxReceivedMessageSize": 1 << 20,
         "keepalive": true, "keepaliveInterval": 20000, "dropConnectionOnKeepaliveTimeout": true,
         "keepaliveGracePeriod": 10000, "useNativeKeepalive": false, "closeTimeout": 300,
-        "binary": true, "maxBackpressure": 1 << 20,
+        "binary": true, "maxBackpressure": 1 << 20, "messageKey": null,
     }))
     .unwrap()
 }
@@ -77,9 +77,9 @@ pub struct KeyHeader;
 
 impl MessageKeys for KeyHeader {
     fn keys(&self, batch: Arc<[Delivery]>) -> BoxFuture<'static, Result<Vec<Keys>>> {
-        let key = |delivery: &Delivery| match delivery.properties.headers.0.iter().find(|(name, _)| &**name == "k") {
-            Some((_, Value::Text(keys))) if keys.contains(',') => Keys::Many(keys.split(',').map(Into::into).collect()),
-            Some((_, Value::Text(key))) => Keys::One(key.clone()),
+        let key = |delivery: &Delivery| match delivery.text_header("k") {
+            Some(keys) if keys.contains(',') => Keys::Many(keys.split(',').map(Into::into).collect()),
+            Some(key) => Keys::One(key.into()),
             _ => Keys::None,
         };
         let keys = batch.iter().map(key).collect();
@@ -122,7 +122,9 @@ pub async fn gateway(settings: &BrokerSettings, socket: SocketSettings) -> Gatew
     static UNIQUE: AtomicU32 = AtomicU32::new(0);
     let unique = format!("{}", UNIQUE.fetch_add(1, Ordering::Relaxed));
     let events = Arc::<Events>::default();
-    within(Gateway::start(settings.clone(), socket, &unique, events, Arc::new(KeyHeader))).await.unwrap()
+    within(Gateway::start(settings.clone(), socket, &unique, events, KeySource::asked(Arc::new(KeyHeader))))
+        .await
+        .unwrap()
 }
 
 pub async fn worker(settings: &BrokerSettings) -> (Worker, mpsc::UnboundedReceiver<Delivery>) {
@@ -148,7 +150,7 @@ pub fn text(delivery: &Delivery) -> String {
 
 pub fn to(key: &str, content_type: &str, body: impl Into<bytes::Bytes>) -> Outgoing {
     let headers = Headers(vec![("k".into(), Value::Text(key.into()))]);
-    Outgoing { route: Route::Message, properties: Arc::new(Properties::new(content_type, headers)), body: body.into() }
+    Outgoing { route: Route::Message, properties: Arc::new(Properties::new(content_type, &headers)), body: body.into() }
 }
 
 pub fn json(key: &str, body: &str) -> Outgoing {

@@ -1,8 +1,10 @@
 //! Messages as values: header tables, their JSON, content types, and what a frame is made of.
 
-use std::any::Any;
+mod table;
+
+use std::borrow::Cow;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -73,11 +75,6 @@ impl Headers {
         let fields = self.0.into_iter().map(|(name, value)| Ok((name, value.untag()?)));
         Ok(Headers(fields.collect::<Result<_>>()?))
     }
-
-    /// Bytes that this table keeps in memory, roughly.
-    pub fn weight(&self) -> usize {
-        self.0.iter().map(|(name, value)| name.len() + value.weight() + 48).sum()
-    }
 }
 
 impl Value {
@@ -87,16 +84,6 @@ impl Value {
             Value::Array(items) => items.iter().any(Value::needs_tags),
             Value::Table(table) => table.0.iter().any(|(_, value)| value.needs_tags()),
             _ => false,
-        }
-    }
-
-    fn weight(&self) -> usize {
-        match self {
-            Value::Text(text) => text.len(),
-            Value::Bytes(bytes) => bytes.len(),
-            Value::Array(items) => items.iter().map(|item| item.weight() + 32).sum(),
-            Value::Table(table) => table.weight(),
-            _ => 8,
         }
     }
 
@@ -251,30 +238,29 @@ fn read_table<'de, A: MapAccess<'de>>(mut map: A) -> std::result::Result<Headers
     Ok(Headers(fields))
 }
 
-/// What travels beside a body. Shared: one for all messages of a connection.
-#[derive(Default)]
-pub struct Properties {
-    /// Empty where the publisher gave none.
-    pub content_type: Box<str>,
-    pub headers: Headers,
-    /// The broker's own encoding of all this, made at the first publish and reused.
-    encoded: OnceLock<Box<dyn Any + Send + Sync>>,
-}
+/// What travels beside a body: AMQP property flags and list, as a content header carries them (AMQP 0-9-1, section
+/// 4.2.6.1). Encoded once and shared by all messages of a connection.
+pub struct Properties(Box<[u8]>);
 
 impl Properties {
-    pub fn new(content_type: &str, headers: Headers) -> Self {
-        Properties { content_type: content_type.into(), headers, encoded: OnceLock::new() }
+    /// An empty content type is none.
+    pub fn new(content_type: &str, headers: &Headers) -> Self {
+        Properties(table::encode_properties(content_type, headers))
     }
 
-    /// The encoding of type `T`, made once.
-    pub fn encoded<T: Any + Send + Sync>(&self, encode: impl FnOnce(&Properties) -> T) -> Option<&T> {
-        self.encoded.get_or_init(|| Box::new(encode(self))).downcast_ref()
+    /// The same headers beside another content type.
+    pub fn with_content_type(&self, content_type: &str) -> Self {
+        Properties(table::with_content_type(&self.0, content_type))
     }
 
-    /// What node-amqp calls a JSON body: receivers parse it.
-    pub fn is_json(&self) -> bool {
-        matches!(&*self.content_type, JSON | "text/json")
+    pub fn encoded(&self) -> &[u8] {
+        &self.0
     }
+}
+
+/// What node-amqp calls a JSON body: receivers parse it.
+pub fn is_json(content_type: &str) -> bool {
+    matches!(content_type, JSON | "text/json")
 }
 
 /// Which of the three exchanges a message is for or came through.
@@ -307,23 +293,78 @@ impl Weight for Outgoing {
 #[derive(Clone)]
 pub struct Delivery {
     pub route: Route,
-    pub exchange: Box<str>,
-    pub routing_key: Box<str>,
     pub redelivered: bool,
     /// The channel's delivery tag, for the acknowledgement.
     pub tag: u64,
-    pub properties: Arc<Properties>,
+    pub envelope: Envelope,
     pub body: Bytes,
 }
 
+/// Where a delivery came from and what travels beside it, in the form in which the broker has it; read only as far as
+/// somebody asks.
+#[derive(Clone)]
+pub enum Envelope {
+    /// Within one process.
+    Shared { exchange: Arc<str>, routing_key: Arc<str>, properties: Arc<Properties> },
+    /// From the wire: exchange and routing key as shortstr, and from `properties` on the property flags and list.
+    Encoded { bytes: Bytes, properties: usize },
+}
+
 impl Delivery {
+    pub fn exchange(&self) -> &str {
+        match &self.envelope {
+            Envelope::Shared { exchange, .. } => exchange,
+            Envelope::Encoded { bytes, .. } => short_text(bytes, 0),
+        }
+    }
+
+    pub fn routing_key(&self) -> &str {
+        match &self.envelope {
+            Envelope::Shared { routing_key, .. } => routing_key,
+            Envelope::Encoded { bytes, .. } => {
+                let exchange = bytes.first().copied().unwrap_or(0);
+                short_text(bytes, 1 + usize::from(exchange))
+            }
+        }
+    }
+
+    fn properties(&self) -> table::EncodedProperties<'_> {
+        table::EncodedProperties::read(match &self.envelope {
+            Envelope::Shared { properties, .. } => properties.encoded(),
+            Envelope::Encoded { bytes, properties } => bytes.get(*properties..).unwrap_or_default(),
+        })
+    }
+
+    /// Empty where the sender gave none.
+    pub fn content_type(&self) -> &str {
+        self.properties().content_type
+    }
+
+    pub fn headers_json(&self) -> String {
+        self.properties().headers_json()
+    }
+
+    pub fn headers(&self) -> Headers {
+        self.properties().headers()
+    }
+
+    pub fn header(&self, name: &str) -> Option<Value> {
+        self.properties().header(name)
+    }
+
+    /// A header that is text, found without building anything.
+    pub fn text_header(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.properties().text_header(name)
+    }
+
     /// What the worker sent, as a frame's content: a JSON string is the string itself, octets are binary, and whatever
     /// is not UTF-8 is binary too, since a text frame could not carry it (RFC 6455, section 8.1).
     pub fn content(&self) -> Content {
-        if &*self.properties.content_type == OCTETS {
+        let content_type = self.content_type();
+        if content_type == OCTETS {
             return Content::Binary(self.body.clone());
         }
-        if self.properties.is_json()
+        if is_json(content_type)
             && first_byte(&self.body) == Some(b'"')
             && let Ok(text) = serde_json::from_slice::<String>(&self.body)
         {
@@ -331,6 +372,13 @@ impl Delivery {
         }
         Content::Text(self.body.clone())
     }
+}
+
+/// The shortstr at `start`; what is not there or not UTF-8 is empty.
+fn short_text(bytes: &[u8], start: usize) -> &str {
+    let length = bytes.get(start).copied().unwrap_or(0);
+    let text = bytes.get(start + 1..start + 1 + usize::from(length)).unwrap_or_default();
+    std::str::from_utf8(text).unwrap_or("")
 }
 
 fn first_byte(body: &[u8]) -> Option<u8> {
@@ -398,13 +446,12 @@ mod tests {
     }
 
     fn delivery(content_type: &str, body: &'static [u8]) -> Delivery {
+        let properties = Arc::new(Properties::new(content_type, &Headers::default()));
         Delivery {
             route: Route::Message,
-            exchange: "".into(),
-            routing_key: "".into(),
             redelivered: false,
             tag: 1,
-            properties: Arc::new(Properties::new(content_type, Headers::default())),
+            envelope: Envelope::Shared { exchange: "e".into(), routing_key: "k".into(), properties },
             body: Bytes::from_static(body),
         }
     }

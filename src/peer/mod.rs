@@ -1,7 +1,10 @@
 //! One WebSocket connection (RFC 6455), generic over its stream.
 //!
-//! A peer is one task that polls both directions: a browser that does not read is still read from, and one whose messages
-//! find no room is still written to. All that waits in the outbox is fed before one flush; no timer is touched per message.
+//! tungstenite reads and keeps to the protocol; data frames are encoded here once, for one connection or for many, and all
+//! that waits goes out in one write. A peer is one task that polls both directions: a browser that does not read is still read from, and one whose messages
+//! find no room is still written to. No timer is touched per message.
+
+mod lean;
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -15,48 +18,66 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::error::{Error as WsError, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use crate::buffer::{Buffer, Refused, Weight};
 use crate::config::SocketSettings;
 use crate::message::Content;
+use lean::Lean;
 
-/// Every connection holds one, so it is small; it also caps what one read brings.
-const READ_BUFFER: usize = 4 * 1024;
-/// From here on a write does not wait for more to join it.
-const WRITE_BUFFER: usize = 16 * 1024;
+/// tungstenite's own buffer, which every connection holds; what one read brings is bounded elsewhere.
+const READ_BUFFER: usize = 512;
+/// Answers to pings that may wait for a browser that does not read; later ones replace each other.
+const CONTROL_BUFFER: usize = 4 * 1024;
 /// Messages taken from one socket before others get their turn.
 const READ_BUDGET: usize = 64;
 /// Bytes read and thrown away after a close, so that what was in flight does not turn our close frame into a reset.
 const LINGER_BYTES: usize = 1024 * 1024;
 
-/// A frame that is ready to go out, for one connection or for many.
-#[derive(Clone, Debug)]
-pub struct Frame(Message);
+/// A data frame as it goes out, unmasked (RFC 6455, section 5.2), for one connection or for many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    bytes: Bytes,
+    payload: usize,
+}
 
 impl Frame {
     /// Text that is not UTF-8 goes as a binary frame: a text frame must not carry it (RFC 6455, section 5.6).
-    pub fn new(content: Content) -> Frame {
-        Frame(match content {
-            Content::Binary(bytes) => Message::Binary(bytes),
-            Content::Text(bytes) => match Utf8Bytes::try_from(bytes.clone()) {
-                Ok(text) => Message::Text(text),
-                Err(_) => Message::Binary(bytes),
+    pub fn new(content: &Content) -> Frame {
+        let (opcode, payload) = match content {
+            Content::Text(text) if std::str::from_utf8(text).is_ok() => (1, text),
+            Content::Text(bytes) | Content::Binary(bytes) => (2, bytes),
+        };
+        let mut bytes = Vec::with_capacity(payload.len() + 10);
+        bytes.push(0x80 | opcode);
+        match payload.len() {
+            length @ ..126 => bytes.push(length as u8),
+            length => match u16::try_from(length) {
+                Ok(length) => {
+                    bytes.push(126);
+                    bytes.extend_from_slice(&length.to_be_bytes());
+                }
+                Err(_) => {
+                    bytes.push(127);
+                    bytes.extend_from_slice(&(length as u64).to_be_bytes());
+                }
             },
-        })
+        }
+        bytes.extend_from_slice(payload);
+        Frame { bytes: bytes.into(), payload: payload.len() }
     }
 
     pub fn payload_bytes(&self) -> usize {
-        self.0.len()
+        self.payload
     }
 }
 
 impl Weight for Frame {
     fn weight(&self) -> usize {
-        self.0.len() + 64
+        self.bytes.len() + 64
     }
 }
 
@@ -170,7 +191,7 @@ pub trait Sink: Send {
 }
 
 pub struct Peer<S> {
-    ws: WebSocketStream<S>,
+    ws: WebSocketStream<Lean<S>>,
     handle: Arc<Handle>,
     settings: Arc<SocketSettings>,
     phase: Phase,
@@ -198,22 +219,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
     /// is what came behind the request.
     pub async fn open(
         mut stream: S,
-        response: &[u8],
+        response: Vec<u8>,
         early: Vec<u8>,
         handle: Arc<Handle>,
         settings: Arc<SocketSettings>,
     ) -> Option<Peer<S>> {
         let patience = Duration::from_millis(settings.close_timeout);
-        match timeout(patience, stream.write_all(response)).await {
+        match timeout(patience, stream.write_all(&response)).await {
             Ok(Ok(())) => (),
             _ => return None,
         }
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(WRITE_BUFFER)
+            .write_buffer_size(0)
+            .max_write_buffer_size(CONTROL_BUFFER)
             .max_frame_size(Some(settings.max_received_frame_size))
             .max_message_size(Some(settings.max_received_message_size));
-        let ws = WebSocketStream::from_partially_read(stream, early, Role::Server, Some(config)).await;
+        let ws = WebSocketStream::from_partially_read(Lean::new(stream), early, Role::Server, Some(config)).await;
         let now = Instant::now();
         let first = now + Duration::from_millis(settings.keepalive_interval);
         Some(Peer {
@@ -313,7 +335,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
         while matches!(self.phase, Phase::Open) {
-            match self.ws.poll_ready_unpin(cx) {
+            let outbox = &self.handle.outbox;
+            match self.ws.get_mut().poll_send(cx, || outbox.try_pop().map(|frame| frame.bytes)) {
                 Poll::Pending => {
                     // Whoever does not read must not keep an order to close from being carried out.
                     if let Poll::Ready(order) = self.handle.poll_order(cx) {
@@ -322,12 +345,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
                     break;
                 }
                 Poll::Ready(Ok(())) => (),
-                Poll::Ready(Err(error)) => return Err(self.fail(error)),
+                Poll::Ready(Err(error)) => return Err(self.fail(error.into())),
             }
-            match self.handle.outbox.poll_pop(cx) {
+            match self.handle.outbox.poll_ready(cx) {
                 Poll::Pending => break,
-                Poll::Ready(Some(Frame(message))) => self.start_send(message)?,
-                Poll::Ready(None) => self.close(self.handle.order()),
+                Poll::Ready(true) => (),
+                Poll::Ready(false) => self.close(self.handle.order()),
             }
         }
         if let Some(order) = self.owed

@@ -1,0 +1,128 @@
+'use strict';
+
+/**
+ * Parts of a declared key; those of messages as the native side reads them.
+ *
+ * @typedef {{ text: string } | { header: string } | { json: string[] }} MessagePart
+ * @typedef {{ text: string } | { header: string } | { query: string } | { cookie: string }} RequestPart
+ */
+
+const PLACEHOLDER = /\{([a-z]+):([^{}]+)\}/g;
+
+/**
+ * Reads wsConf.messageKey.
+ *
+ * @param {any} spec
+ * @returns {MessagePart[] | null} null when it cannot be understood
+ */
+function messageKeyParts(spec) {
+  /** @type {Kinds<MessagePart>} */
+  const kinds = {
+    header: (name) => ({ header: name }),
+    json: (pointer) => {
+      const tokens = pointerTokens(pointer);
+      return tokens && { json: tokens };
+    },
+  };
+  return parts(spec, kinds);
+}
+
+/**
+ * Reads wsConf.key.
+ *
+ * @param {any} spec
+ * @returns {RequestPart[] | null} null when it cannot be understood
+ */
+function requestKeyParts(spec) {
+  /** @type {Kinds<RequestPart>} */
+  const kinds = {
+    // Node gives header names in lower case.
+    header: (name) => ({ header: name.toLowerCase() }),
+    query: (name) => ({ query: name }),
+    cookie: (name) => ({ cookie: name }),
+  };
+  return parts(spec, kinds);
+}
+
+/**
+ * @template Part
+ * @typedef {Record<string, (value: string) => Part | null>} Kinds
+ */
+
+/**
+ * @template Part
+ * @param {any} spec one member: a kind of part, or `template`
+ * @param {Kinds<Part>} kinds
+ * @returns {(Part | { text: string })[] | null}
+ */
+function parts(spec, kinds) {
+  const names = Object.keys(Object(spec));
+  if (names.length !== 1 || typeof spec[names[0]] !== 'string') return null;
+  const [kind] = names;
+  const value = spec[kind];
+  if (kind !== 'template') {
+    const part =
+      Object.hasOwn(kinds, kind) && value ? kinds[kind](value) : null;
+    return part && [part];
+  }
+  /** @type {(Part | { text: string })[]} */
+  const found = [];
+  let end = 0;
+  for (const match of value.matchAll(PLACEHOLDER)) {
+    const part = Object.hasOwn(kinds, match[1]) && kinds[match[1]](match[2]);
+    if (!part) return null;
+    if (match.index > end) found.push({ text: value.slice(end, match.index) });
+    found.push(part);
+    end = match.index + match[0].length;
+  }
+  const rest = value.slice(end);
+  if (rest) found.push({ text: rest });
+  // A brace that is left over is a placeholder with a mistake in it, and a
+  // key without any part of the message would be the same for everybody.
+  const isMistaken = found.some((part) => /[{}]/.test(Object(part).text ?? ''));
+  return isMistaken || end === 0 ? null : found;
+}
+
+/**
+ * The reference tokens of a JSON pointer (RFC 6901).
+ *
+ * @param {string} pointer
+ */
+function pointerTokens(pointer) {
+  if (!pointer.startsWith('/') || /~(?![01])/.test(pointer)) return null;
+  const unescape = (/** @type {string} */ token) =>
+    token.replaceAll('~1', '/').replaceAll('~0', '~');
+  return pointer.slice(1).split('/').map(unescape);
+}
+
+/**
+ * The key that a request has by declaration; undefined where a part is
+ * missing, since half a key could be somebody else's.
+ *
+ * @param {RequestPart[]} declared
+ * @param {InstanceType<typeof import('./request').Request>} request
+ * @returns {string | undefined}
+ */
+function requestKey(declared, request) {
+  let key = '';
+  for (const part of declared) {
+    const value = partOf(part, request);
+    if (!value) return undefined;
+    key += value;
+  }
+  return key;
+}
+
+/**
+ * @param {RequestPart} part
+ * @param {InstanceType<typeof import('./request').Request>} request
+ * @returns {unknown}
+ */
+function partOf(part, request) {
+  if ('text' in part) return part.text;
+  if ('header' in part) return request.httpRequest.headers[part.header];
+  if ('query' in part) return request.resourceURL.query[part.query];
+  return request.cookies.find(({ name }) => name === part.cookie)?.value;
+}
+
+module.exports = { messageKeyParts, requestKey, requestKeyParts };

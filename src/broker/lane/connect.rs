@@ -1,0 +1,254 @@
+//! One AMQP connection and one or more channels on it: login, tune, open (AMQP 0-9-1, section 2.2.4).
+
+use std::time::Duration;
+
+use lapin::protocol::{AMQPClass, channel, connection};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use super::wire::{Broken, METHOD, Reader, parse_method, write_method};
+use crate::config::{AuthMechanism, BrokerSettings, Host};
+use crate::error::{Error, Result};
+
+/// The original's frame_max; larger frames gain nothing for messages of a browser's size.
+const FRAME_MAX: u32 = 131_072;
+const CHANNEL_MAX: u16 = 2047;
+
+pub struct Connection {
+    pub reader: Reader<OwnedReadHalf>,
+    pub writer: OwnedWriteHalf,
+    pub frame_max: usize,
+    /// None: no heartbeats.
+    pub heartbeat: Option<Duration>,
+    address: String,
+}
+
+impl Connection {
+    /// Connects to one host and logs in.
+    pub async fn open(settings: &BrokerSettings, host: &Host) -> Result<Connection> {
+        let address = settings.address.clone();
+        let stream = TcpStream::connect((host.host.as_str(), host.port))
+            .await
+            .map_err(|error| unreachable(&error, address.clone()))?;
+        let _ = stream.set_nodelay(settings.no_delay);
+        let (reader, writer) = stream.into_split();
+        let reader = Reader::new(reader, FRAME_MAX as usize);
+        let mut opened = Connection { reader, writer, frame_max: 0, heartbeat: None, address };
+        opened.log_in(settings).await?;
+        Ok(opened)
+    }
+
+    async fn log_in(&mut self, settings: &BrokerSettings) -> Result<()> {
+        let header = self.writer.write_all(b"AMQP\x00\x00\x09\x01").await;
+        header.map_err(|error| unreachable(&error, self.address.clone()))?;
+        let AMQPClass::Connection(connection::AMQPMethod::Start(start)) = self.method(0).await? else {
+            return Err(self.unexpected("something else than connection.start"));
+        };
+        let mechanism = mechanism(settings.auth_mechanism);
+        let offered = start.mechanisms.to_string();
+        if !offered.split(' ').any(|offer| offer == mechanism) {
+            let detail = format!("it does not offer the login mechanism {mechanism}, only {offered}");
+            return Err(Error::Refused { code: "ACCESS_REFUSED", address: self.address.clone(), detail });
+        }
+        self.send(connection::AMQPMethod::StartOk(connection::StartOk {
+            client_properties: client_properties(settings),
+            mechanism: mechanism.into(),
+            response: response(settings).into(),
+            locale: "en_US".into(),
+        }))
+        .await?;
+        let AMQPClass::Connection(connection::AMQPMethod::Tune(tune)) = self.method(0).await? else {
+            return Err(self.unexpected("something else than connection.tune"));
+        };
+        let frame_max = if tune.frame_max == 0 { FRAME_MAX } else { tune.frame_max.clamp(4096, FRAME_MAX) };
+        let heartbeat = match (tune.heartbeat, settings.heartbeat) {
+            (0, ours) | (_, ours @ 0) => ours,
+            (theirs, ours) => ours.min(theirs),
+        };
+        self.send(connection::AMQPMethod::TuneOk(connection::TuneOk {
+            channel_max: if tune.channel_max == 0 { CHANNEL_MAX } else { tune.channel_max.min(CHANNEL_MAX) },
+            frame_max,
+            heartbeat,
+        }))
+        .await?;
+        self.frame_max = frame_max as usize;
+        self.reader.set_frame_max(self.frame_max);
+        self.heartbeat = (heartbeat > 0).then(|| Duration::from_secs(heartbeat.into()));
+        let virtual_host = ShortString::try_new(settings.vhost.as_str()).unwrap_or_default();
+        self.send(connection::AMQPMethod::Open(connection::Open { virtual_host })).await?;
+        match self.method(0).await? {
+            AMQPClass::Connection(connection::AMQPMethod::OpenOk(_)) => Ok(()),
+            _ => Err(self.unexpected("something else than connection.open-ok")),
+        }
+    }
+
+    pub async fn open_channel(&mut self, id: u16) -> Result<()> {
+        let open = AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {}));
+        match self.call(id, &open).await? {
+            AMQPClass::Channel(channel::AMQPMethod::OpenOk(_)) => Ok(()),
+            _ => Err(self.unexpected("something else than channel.open-ok")),
+        }
+    }
+
+    pub async fn close_channel(&mut self, id: u16) -> Result<()> {
+        let close = channel::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };
+        self.call(id, &AMQPClass::Channel(channel::AMQPMethod::Close(close))).await.map(|_| ())
+    }
+
+    /// connection.close and its answer; a connection that is gone already needs no goodbye.
+    pub async fn close(mut self) {
+        let close = connection::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };
+        let _ = self.call(0, &AMQPClass::Connection(connection::AMQPMethod::Close(close))).await;
+    }
+
+    /// Sends a method and waits for its answer.
+    pub async fn call(&mut self, id: u16, class: &AMQPClass) -> Result<AMQPClass> {
+        write_method(&mut self.writer, id, class).await.map_err(|error| unreachable(&error, self.address.clone()))?;
+        self.method(id).await
+    }
+
+    async fn send(&mut self, method: connection::AMQPMethod) -> Result<()> {
+        let class = AMQPClass::Connection(method);
+        write_method(&mut self.writer, 0, &class).await.map_err(|error| unreachable(&error, self.address.clone()))
+    }
+
+    /// The next method on a channel; a close, of the channel or of all, is the broker's refusal.
+    async fn method(&mut self, id: u16) -> Result<AMQPClass> {
+        loop {
+            let frame = loop {
+                match self.reader.take_frame() {
+                    Ok(Some(frame)) => break frame,
+                    Ok(None) => self.reader.fill().await.map_err(|broken| self.broken(&broken))?,
+                    Err(broken) => return Err(self.broken(&broken)),
+                }
+            };
+            let (kind, channel, payload) = frame;
+            if kind != METHOD {
+                continue;
+            }
+            let class = parse_method(&payload).map_err(|broken| self.broken(&broken))?;
+            match &class {
+                AMQPClass::Connection(connection::AMQPMethod::Close(close)) => {
+                    return Err(self.refused(close.reply_code, close.reply_text.as_str()));
+                }
+                AMQPClass::Channel(channel::AMQPMethod::Close(close)) => {
+                    let answer = AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {}));
+                    let written = write_method(&mut self.writer, channel, &answer).await;
+                    written.map_err(|error| unreachable(&error, self.address.clone()))?;
+                    return Err(self.refused(close.reply_code, close.reply_text.as_str()));
+                }
+                AMQPClass::Connection(connection::AMQPMethod::Blocked(_) | connection::AMQPMethod::Unblocked(_)) => (),
+                _ if channel == id => return Ok(class),
+                _ => (),
+            }
+        }
+    }
+
+    fn broken(&self, broken: &Broken) -> Error {
+        match broken {
+            Broken::Io(error) => unreachable(error, self.address.clone()),
+            Broken::Malformed(_) => self.unexpected(&broken.to_string()),
+        }
+    }
+
+    fn refused(&self, code: u16, text: &str) -> Error {
+        Error::Refused { code: reply_code(code), address: self.address.clone(), detail: text.to_owned() }
+    }
+
+    pub fn unexpected(&self, what: &str) -> Error {
+        Error::Unreachable { code: "EPROTO", address: self.address.clone(), detail: what.to_owned() }
+    }
+}
+
+pub fn mechanism(of: AuthMechanism) -> &'static str {
+    match of {
+        AuthMechanism::Amqplain => "AMQPLAIN",
+        AuthMechanism::Plain => "PLAIN",
+        AuthMechanism::External => "EXTERNAL",
+        AuthMechanism::Anonymous => "ANONYMOUS",
+    }
+}
+
+fn response(settings: &BrokerSettings) -> Vec<u8> {
+    match settings.auth_mechanism {
+        AuthMechanism::External | AuthMechanism::Anonymous => Vec::new(),
+        AuthMechanism::Plain => format!("\0{}\0{}", settings.login, settings.password).into_bytes(),
+        AuthMechanism::Amqplain => {
+            // The entries of a field table, without its length.
+            let mut out = Vec::new();
+            for (name, value) in [("LOGIN", &settings.login), ("PASSWORD", &settings.password)] {
+                out.push(name.len() as u8);
+                out.extend_from_slice(name.as_bytes());
+                out.push(b'S');
+                out.extend_from_slice(&(value.len() as u32).to_be_bytes());
+                out.extend_from_slice(value.as_bytes());
+            }
+            out
+        }
+    }
+}
+
+fn client_properties(settings: &BrokerSettings) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in &settings.client_properties {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        if let Ok(name) = ShortString::try_new(name.as_str()) {
+            table.insert(name, AMQPValue::LongString(text.into()));
+        }
+    }
+    let mut capabilities = FieldTable::default();
+    for capability in
+        ["authentication_failure_close", "consumer_cancel_notify", "connection.blocked", "publisher_confirms"]
+    {
+        capabilities.insert(capability.into(), AMQPValue::Boolean(true));
+    }
+    table.insert("capabilities".into(), AMQPValue::FieldTable(capabilities));
+    table
+}
+
+pub fn unreachable(error: &std::io::Error, address: String) -> Error {
+    Error::Unreachable { code: io_code(error), address, detail: error.to_string() }
+}
+
+/// The constants of AMQP 0-9-1, section 1.1 of its generated documentation.
+pub fn reply_code(id: u16) -> &'static str {
+    match id {
+        311 => "CONTENT_TOO_LARGE",
+        312 => "NO_ROUTE",
+        313 => "NO_CONSUMERS",
+        320 => "CONNECTION_FORCED",
+        402 => "INVALID_PATH",
+        403 => "ACCESS_REFUSED",
+        404 => "NOT_FOUND",
+        405 => "RESOURCE_LOCKED",
+        406 => "PRECONDITION_FAILED",
+        501 => "FRAME_ERROR",
+        502 => "SYNTAX_ERROR",
+        503 => "COMMAND_INVALID",
+        504 => "CHANNEL_ERROR",
+        505 => "UNEXPECTED_FRAME",
+        506 => "RESOURCE_ERROR",
+        530 => "NOT_ALLOWED",
+        540 => "NOT_IMPLEMENTED",
+        _ => "INTERNAL_ERROR",
+    }
+}
+
+pub fn io_code(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::ConnectionRefused => "ECONNREFUSED",
+        Kind::ConnectionReset | Kind::UnexpectedEof | Kind::BrokenPipe => "ECONNRESET",
+        Kind::ConnectionAborted => "ECONNABORTED",
+        Kind::TimedOut => "ETIMEDOUT",
+        Kind::HostUnreachable => "EHOSTUNREACH",
+        Kind::NetworkUnreachable => "ENETUNREACH",
+        Kind::AddrNotAvailable => "EADDRNOTAVAIL",
+        Kind::NotFound => "ENOTFOUND",
+        // The resolver's errors have no kind of their own in std.
+        _ if error.to_string().contains("lookup") => "ENOTFOUND",
+        _ => "EIO",
+    }
+}

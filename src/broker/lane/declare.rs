@@ -1,0 +1,149 @@
+//! Declares exchanges, shared queues and their bindings, with the ways round what a broker refuses.
+//!
+//! - Something exists with other properties (406): it is used as it is.
+//! - The broker refuses transient shared queues (541, RabbitMQ 4.3, or 4.x by its setting): they are declared durable and
+//!   autoDelete instead.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use lapin::protocol::{AMQPClass, exchange, queue};
+use lapin::types::FieldTable;
+
+use super::connect::Connection;
+use crate::broker::topology::{ExchangeKind, Plan, Queue};
+use crate::config::{BrokerSettings, Host};
+use crate::error::{Error, Result};
+
+/// For declarations alone: a refusal closes its channel, and it is opened again.
+const CHANNEL: u16 = 100;
+
+/// What is not per message: hosts, and the topology that is shared.
+pub(super) struct Control {
+    pub settings: BrokerSettings,
+    /// The broker refuses transient shared queues: remembered, since each refusal costs a connection.
+    pub durable_queues: AtomicBool,
+}
+
+/// A connection on which the shared topology has been declared.
+pub(super) struct Declared {
+    pub connection: Connection,
+    pub host: Host,
+    /// The exchanges that stand as they were declared.
+    pub as_declared: Vec<String>,
+}
+
+impl Control {
+    /// Connects, and declares all of `plan` but the private queues.
+    pub async fn declare(&self, plan: &Plan) -> Result<Declared> {
+        let durable = self.durable_queues.load(Ordering::Relaxed);
+        match self.try_declare(plan, durable).await {
+            Err(Error::Refused { code: "INTERNAL_ERROR", .. }) if !durable => {
+                let declared = self.try_declare(plan, true).await?;
+                self.durable_queues.store(true, Ordering::Relaxed);
+                Ok(declared)
+            }
+            result => result,
+        }
+    }
+
+    async fn try_declare(&self, plan: &Plan, durable: bool) -> Result<Declared> {
+        let (mut connection, host) = self.open().await?;
+        connection.open_channel(CHANNEL).await?;
+        let as_declared = exchanges(&mut connection, plan).await?;
+        for queue in plan.queues.iter().filter(|queue| !queue.private) {
+            shared_queue(&mut connection, queue, durable).await?;
+        }
+        connection.close_channel(CHANNEL).await?;
+        Ok(Declared { connection, host, as_declared })
+    }
+
+    /// Declares the exchanges alone, over a connection of its own: one that was autoDelete may have gone.
+    pub async fn declare_exchanges(&self, plan: &Plan) -> Result<()> {
+        let (mut connection, _) = self.open().await?;
+        connection.open_channel(CHANNEL).await?;
+        exchanges(&mut connection, plan).await?;
+        connection.close().await;
+        Ok(())
+    }
+
+    /// The first host that answers. What one refuses, another of the same cluster would refuse too, so a refusal ends it.
+    async fn open(&self) -> Result<(Connection, Host)> {
+        let settings = &self.settings;
+        let count = u32::try_from(settings.hosts.len()).unwrap_or(1).max(1);
+        let share = Duration::from_millis(settings.connection_timeout) / count;
+        let mut error = Error::Closed { what: "list of hosts" };
+        for host in &settings.hosts {
+            match tokio::time::timeout(share, Connection::open(settings, host)).await {
+                Ok(Ok(connection)) => return Ok((connection, host.clone())),
+                Ok(Err(refusal @ Error::Refused { .. })) => return Err(refusal),
+                Ok(Err(other)) => error = other,
+                Err(_) => {
+                    let after_ms = u64::try_from(share.as_millis()).unwrap_or(u64::MAX);
+                    error = Error::TimedOut { address: settings.address.clone(), after_ms };
+                }
+            }
+        }
+        Err(error)
+    }
+}
+
+/// Whether it stands as declared; what exists otherwise is left as it is, and the channel is opened again.
+async fn stands(connection: &mut Connection, declare: &AMQPClass) -> Result<bool> {
+    match connection.call(CHANNEL, declare).await {
+        Ok(_) => Ok(true),
+        Err(Error::Refused { code: "PRECONDITION_FAILED", .. }) => {
+            connection.open_channel(CHANNEL).await?;
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn exchanges(connection: &mut Connection, plan: &Plan) -> Result<Vec<String>> {
+    let mut as_declared = Vec::new();
+    for exchange in &plan.exchanges {
+        let declare = exchange::Declare {
+            exchange: exchange.name.as_str().into(),
+            kind: match exchange.kind {
+                ExchangeKind::Direct => "direct".into(),
+                ExchangeKind::Fanout => "fanout".into(),
+            },
+            passive: false,
+            durable: false,
+            auto_delete: true,
+            internal: false,
+            nowait: false,
+            arguments: FieldTable::default(),
+        };
+        if stands(connection, &AMQPClass::Exchange(exchange::AMQPMethod::Declare(declare))).await? {
+            as_declared.push(exchange.name.clone());
+        }
+    }
+    Ok(as_declared)
+}
+
+async fn shared_queue(connection: &mut Connection, queue: &Queue, durable: bool) -> Result<()> {
+    let declare = queue::Declare {
+        queue: queue.name.as_str().into(),
+        passive: false,
+        durable,
+        exclusive: false,
+        auto_delete: true,
+        nowait: false,
+        arguments: FieldTable::default(),
+    };
+    stands(connection, &AMQPClass::Queue(queue::AMQPMethod::Declare(declare))).await?;
+    bind(connection, CHANNEL, queue, &queue.exchange, &queue.binding_key).await
+}
+
+pub(super) async fn bind(connection: &mut Connection, channel: u16, queue: &Queue, to: &str, key: &str) -> Result<()> {
+    let bind = queue::Bind {
+        queue: queue.name.as_str().into(),
+        exchange: to.into(),
+        routing_key: key.into(),
+        nowait: false,
+        arguments: FieldTable::default(),
+    };
+    connection.call(channel, &AMQPClass::Queue(queue::AMQPMethod::Bind(bind))).await.map(|_| ())
+}

@@ -1,0 +1,211 @@
+//! The connection that publishes: all that is ready in one buffer and one write.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use lapin::protocol::{AMQPClass, channel, connection};
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
+
+use super::connect::Connection;
+use super::wire::{Broken, HEARTBEAT_FRAME, METHOD, Publish, Reader, method_frame, parse_method};
+use crate::broker::topology::Plan;
+use crate::message::{Outgoing, Route};
+
+const CHANNEL: u16 = 1;
+/// The buffer is given back when a large batch has made it grow beyond this.
+const KEEP: usize = 512 * 1024;
+
+pub struct Publishing {
+    reader: Mutex<Reader<OwnedReadHalf>>,
+    writer: Mutex<Writer>,
+    /// By route.
+    templates: [Publish; 3],
+    frame_max: usize,
+    pub heartbeat: Option<Duration>,
+    state: watch::Sender<State>,
+}
+
+struct Writer {
+    stream: OwnedWriteHalf,
+    buffer: Vec<u8>,
+    /// Where in `buffer` each message of the batch begins.
+    starts: Vec<usize>,
+    wrote: Instant,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct State {
+    /// The broker's reason, while connection.blocked is in force.
+    blocked: Option<String>,
+    channel: ChannelState,
+    /// close-ok has come.
+    closed: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum ChannelState {
+    #[default]
+    Open,
+    /// The broker has closed it, most often because an autoDelete exchange went with its last queue (404).
+    Closed,
+    Opening,
+}
+
+/// What `publish` needs next.
+pub enum Published {
+    All,
+    /// The channel must be opened again, after the exchanges have been declared.
+    ChannelClosed,
+}
+
+impl Publishing {
+    pub async fn new(mut connection: Connection, plan: &Plan) -> crate::error::Result<Publishing> {
+        connection.open_channel(CHANNEL).await?;
+        let Connection { reader, writer, frame_max, heartbeat, .. } = connection;
+        let templates = [Route::Receive, Route::Status, Route::Message].map(|route| {
+            let (exchange, key) = plan.target(route);
+            Publish::new(CHANNEL, exchange, key)
+        });
+        let writer = Writer { stream: writer, buffer: Vec::new(), starts: Vec::new(), wrote: Instant::now() };
+        Ok(Publishing {
+            reader: Mutex::new(reader),
+            writer: Mutex::new(writer),
+            templates,
+            frame_max,
+            heartbeat,
+            state: watch::Sender::default(),
+        })
+    }
+
+    /// Writes the batch. Whenever this ends, finished or dropped, `batch` holds what has not begun to go out.
+    pub async fn publish(&self, batch: &mut VecDeque<Outgoing>) -> Result<Published, Broken> {
+        if self.state.borrow().blocked.is_some() {
+            let mut state = self.state.subscribe();
+            let _ = state.wait_for(|state| state.blocked.is_none()).await;
+        }
+        let mut writer = self.writer.lock().await;
+        if self.state.borrow().channel != ChannelState::Open {
+            return Ok(Published::ChannelClosed);
+        }
+        let Writer { stream, buffer, starts, wrote } = &mut *writer;
+        buffer.clear();
+        starts.clear();
+        // Headers above frame_max have no form in AMQP; the broker would end the connection for them.
+        batch.retain(|message| Publish::fits(message, self.frame_max));
+        for message in batch.iter() {
+            starts.push(buffer.len());
+            self.templates[message.route as usize].write(buffer, message, CHANNEL, self.frame_max);
+        }
+        let (mut written, mut begun) = (0, 0);
+        while written < buffer.len() {
+            let count = stream.write(&buffer[written..]).await?;
+            if count == 0 {
+                return Err(std::io::Error::from(std::io::ErrorKind::WriteZero).into());
+            }
+            written += count;
+            while starts.get(begun).is_some_and(|start| *start < written) {
+                batch.pop_front();
+                begun += 1;
+            }
+        }
+        *wrote = Instant::now();
+        if buffer.capacity() > KEEP {
+            *buffer = Vec::new();
+        }
+        Ok(Published::All)
+    }
+
+    /// Opens the channel again; `listen` must be running, since it sees the answer.
+    pub async fn reopen(&self) -> Result<(), Broken> {
+        self.state.send_modify(|state| state.channel = ChannelState::Opening);
+        self.write(&method_frame(CHANNEL, &AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {})))).await?;
+        let mut state = self.state.subscribe();
+        let _ = state.wait_for(|state| state.channel != ChannelState::Opening).await;
+        Ok(())
+    }
+
+    /// Reads what the broker says on this connection until it ends; returns why.
+    pub async fn listen(&self, heard: impl Fn()) -> String {
+        let mut reader = self.reader.lock().await;
+        loop {
+            let frame = match reader.take_frame() {
+                Ok(Some(frame)) => frame,
+                Ok(None) => match reader.fill().await {
+                    Ok(()) => {
+                        heard();
+                        continue;
+                    }
+                    Err(broken) => return broken.to_string(),
+                },
+                Err(broken) => return broken.to_string(),
+            };
+            let (METHOD, _, payload) = frame else { continue };
+            let class = match parse_method(&payload) {
+                Ok(class) => class,
+                Err(broken) => return broken.to_string(),
+            };
+            match class {
+                AMQPClass::Connection(connection::AMQPMethod::Close(close)) => {
+                    let answer = AMQPClass::Connection(connection::AMQPMethod::CloseOk(connection::CloseOk {}));
+                    let _ = self.write(&method_frame(0, &answer)).await;
+                    return close.reply_text.to_string();
+                }
+                AMQPClass::Connection(connection::AMQPMethod::CloseOk(_)) => {
+                    self.state.send_modify(|state| state.closed = true);
+                }
+                AMQPClass::Connection(connection::AMQPMethod::Blocked(blocked)) => {
+                    self.state.send_modify(|state| state.blocked = Some(blocked.reason.to_string()));
+                }
+                AMQPClass::Connection(connection::AMQPMethod::Unblocked(_)) => {
+                    self.state.send_modify(|state| state.blocked = None);
+                }
+                AMQPClass::Channel(channel::AMQPMethod::Close(_)) => {
+                    self.state.send_modify(|state| state.channel = ChannelState::Closed);
+                    let answer = AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {}));
+                    if let Err(broken) = self.write(&method_frame(CHANNEL, &answer)).await {
+                        return broken.to_string();
+                    }
+                }
+                AMQPClass::Channel(channel::AMQPMethod::OpenOk(_)) => {
+                    self.state.send_modify(|state| state.channel = ChannelState::Open);
+                }
+                _ => (),
+            }
+        }
+    }
+
+    /// Sends a heartbeat if nothing else has gone out for a while. A writer that is busy needs none.
+    pub async fn beat(&self, quiet: Duration) -> Result<(), Broken> {
+        if let Ok(mut writer) = self.writer.try_lock()
+            && writer.wrote.elapsed() >= quiet
+        {
+            writer.stream.write_all(&HEARTBEAT_FRAME).await?;
+            writer.wrote = Instant::now();
+        }
+        Ok(())
+    }
+
+    async fn write(&self, frame: &[u8]) -> Result<(), Broken> {
+        let mut writer = self.writer.lock().await;
+        writer.stream.write_all(frame).await?;
+        writer.wrote = Instant::now();
+        Ok(())
+    }
+
+    /// connection.close; its answer says that the broker has taken everything before it.
+    pub async fn close(&self) {
+        let farewell = connection::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };
+        let frame = method_frame(0, &AMQPClass::Connection(connection::AMQPMethod::Close(farewell)));
+        if self.write(&frame).await.is_err() {
+            return;
+        }
+        let mut state = self.state.subscribe();
+        tokio::select! {
+            _ = state.wait_for(|state| state.closed) => (),
+            _ = self.listen(|| ()) => (),
+        }
+    }
+}

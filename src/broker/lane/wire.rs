@@ -1,0 +1,271 @@
+//! AMQP 0-9-1 frames (section 4.2.3): what is per message by hand, everything else through lapin's protocol types.
+
+use bytes::{Buf, Bytes, BytesMut};
+use lapin::protocol::{AMQPClass, gen_class, parse_class};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::message::{Delivery, Envelope, Outgoing, Route};
+
+pub const METHOD: u8 = 1;
+const HEADER: u8 = 2;
+const BODY: u8 = 3;
+pub const HEARTBEAT: u8 = 8;
+const END: u8 = 0xce;
+/// Type, channel and size before the payload, the end octet behind it.
+const FRAME_HEAD: usize = 7;
+const FRAME_EXTRA: usize = 8;
+
+/// Room that is kept for reading; one read brings no more than that.
+const READ_ROOM: usize = 64 * 1024;
+
+/// Why a connection's bytes cannot be read on.
+#[derive(Debug)]
+pub enum Broken {
+    Io(std::io::Error),
+    /// Not AMQP, or more than was agreed.
+    Malformed(&'static str),
+}
+
+impl From<std::io::Error> for Broken {
+    fn from(error: std::io::Error) -> Self {
+        Broken::Io(error)
+    }
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Broken::Io(error) => error.fmt(f),
+            Broken::Malformed(what) => write!(f, "the broker sent {what}"),
+        }
+    }
+}
+
+/// One frame in the read buffer: where it lies, not what it says.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame {
+    pub kind: u8,
+    pub channel: u16,
+    /// The payload's place.
+    start: usize,
+    end: usize,
+}
+
+impl Frame {
+    /// The first octet behind the frame.
+    fn next(&self) -> usize {
+        self.end + 1
+    }
+}
+
+/// The reading end of a connection: bytes as they came, from which frames are taken in place.
+pub struct Reader<R> {
+    stream: R,
+    buffer: BytesMut,
+    frame_max: usize,
+    /// Bytes that must be there before it is worth looking again: a large message comes in many reads.
+    wanted: usize,
+}
+
+impl<R: AsyncRead + Unpin> Reader<R> {
+    pub fn new(stream: R, frame_max: usize) -> Self {
+        Reader { stream, buffer: BytesMut::new(), frame_max, wanted: 0 }
+    }
+
+    pub fn set_frame_max(&mut self, bytes: usize) {
+        self.frame_max = bytes;
+    }
+
+    /// Reads more. Safe to be dropped at any time: what has been read is in the buffer.
+    pub async fn fill(&mut self) -> Result<(), Broken> {
+        let missing = self.wanted.saturating_sub(self.buffer.len());
+        self.buffer.reserve(missing.clamp(READ_ROOM / 4, READ_ROOM));
+        if self.stream.read_buf(&mut self.buffer).await? == 0 {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
+        Ok(())
+    }
+
+    /// The frame at `start`, if it is complete.
+    fn frame(&self, start: usize) -> Result<Option<Frame>, Broken> {
+        let Some(mut head) = self.buffer.get(start..start + FRAME_HEAD) else { return Ok(None) };
+        let (kind, channel, size) = (head.get_u8(), head.get_u16(), head.get_u32() as usize);
+        if size > self.frame_max - FRAME_EXTRA.min(self.frame_max) {
+            return Err(Broken::Malformed("a frame above frame_max, or something that is not AMQP 0-9-1"));
+        }
+        let payload = start + FRAME_HEAD;
+        match self.buffer.get(payload + size) {
+            None => Ok(None),
+            Some(&END) => Ok(Some(Frame { kind, channel, start: payload, end: payload + size })),
+            Some(_) => Err(Broken::Malformed("a frame without its end octet")),
+        }
+    }
+
+    /// Takes the first frame's payload out of the buffer; for control traffic.
+    pub fn take_frame(&mut self) -> Result<Option<(u8, u16, Bytes)>, Broken> {
+        let Some(frame) = self.frame(0)? else { return Ok(None) };
+        let mut bytes = self.buffer.split_to(frame.next());
+        bytes.advance(frame.start);
+        bytes.truncate(frame.end - frame.start);
+        Ok(Some((frame.kind, frame.channel, bytes.freeze())))
+    }
+
+    /// Whether the first frame is a basic.deliver; None while it is not complete.
+    pub fn is_delivery(&self) -> Result<Option<bool>, Broken> {
+        let Some(frame) = self.frame(0)? else { return Ok(None) };
+        let method = self.buffer.get(frame.start..frame.start + 4);
+        Ok(Some(frame.kind == METHOD && method == Some(&[0, 60, 0, 60])))
+    }
+
+    /// The delivery that the buffer begins with, once all its frames are there. `route` names the consumer by its channel.
+    pub fn take_delivery(&mut self, route: impl Fn(u16) -> Option<Route>) -> Result<Option<Delivery>, Broken> {
+        if self.buffer.len() < self.wanted {
+            return Ok(None);
+        }
+        let Some(method) = self.frame(0)? else { return Ok(None) };
+        let Some(header) = self.frame(method.next())? else { return Ok(None) };
+        let malformed = || Broken::Malformed("a delivery that cannot be read");
+        let content = self.buffer.get(header.start..header.end).unwrap_or_default();
+        if header.kind != HEADER || content.len() < 14 {
+            return Err(malformed());
+        }
+        let size = usize::try_from((&content[4..12]).get_u64()).map_err(|_| malformed())?;
+        let mut end = header.next();
+        let mut first = None;
+        let mut left = size;
+        while left > 0 {
+            let Some(body) = self.frame(end)? else {
+                self.wanted = end.saturating_add(left).saturating_add(FRAME_EXTRA);
+                return Ok(None);
+            };
+            let length = body.end - body.start;
+            if body.kind != BODY || length > left || length == 0 {
+                return Err(malformed());
+            }
+            left -= length;
+            end = body.next();
+            first.get_or_insert(body);
+        }
+        self.wanted = 0;
+
+        let bytes = self.buffer.split_to(end).freeze();
+        let body = match first {
+            None => Bytes::new(),
+            Some(body) if body.end - body.start == size => bytes.slice(body.start..body.end),
+            Some(body) => join_bodies(&bytes[body.start - FRAME_HEAD..], size),
+        };
+        // Class, method, consumer tag; then the delivery tag, the redelivered bit, exchange and routing key.
+        let tag_at = method.start + 5 + usize::from(*bytes.get(method.start + 4).ok_or_else(malformed)?);
+        let Some(mut fixed) = bytes.get(tag_at..tag_at + 9) else { return Err(malformed()) };
+        let (tag, redelivered) = (fixed.get_u64(), fixed.get_u8() & 1 != 0);
+        let envelope = bytes.slice(tag_at + 9..header.end);
+        let properties = header.start + 12 - (tag_at + 9);
+        let route = route(method.channel).ok_or_else(malformed)?;
+        let envelope = Envelope::Encoded { bytes: envelope, properties };
+        Ok(Some(Delivery { route, redelivered, tag, envelope, body }))
+    }
+}
+
+/// A body of several frames, which lie one behind the other and have been checked.
+fn join_bodies(mut frames: &[u8], size: usize) -> Bytes {
+    let mut body = BytesMut::with_capacity(size);
+    while body.len() < size && frames.len() > FRAME_EXTRA {
+        let length = (&frames[3..7]).get_u32() as usize;
+        body.extend_from_slice(&frames[FRAME_HEAD..FRAME_HEAD + length]);
+        frames.advance(length + FRAME_EXTRA);
+    }
+    body.freeze()
+}
+
+/// A method from the broker, through lapin's protocol types.
+pub fn parse_method(payload: &[u8]) -> Result<AMQPClass, Broken> {
+    match parse_class(payload) {
+        Ok((_, class)) => Ok(class),
+        Err(_) => Err(Broken::Malformed("a method that cannot be read")),
+    }
+}
+
+/// A whole method frame.
+pub fn method_frame(channel: u16, class: &AMQPClass) -> Vec<u8> {
+    let mut frame = vec![METHOD];
+    frame.extend_from_slice(&channel.to_be_bytes());
+    frame.extend_from_slice(&[0; 4]);
+    // Writing to memory cannot fail; an empty payload would be answered by the broker with FRAME_ERROR.
+    let payload = gen_class(class)(Vec::<u8>::new().into()).map(|context| context.write).unwrap_or_default();
+    frame.extend_from_slice(&payload);
+    let size = payload.len() as u32;
+    frame[3..7].copy_from_slice(&size.to_be_bytes());
+    frame.push(END);
+    frame
+}
+
+pub const HEARTBEAT_FRAME: [u8; 8] = [HEARTBEAT, 0, 0, 0, 0, 0, 0, END];
+
+/// Everything up to `tag` on the channel.
+pub fn ack_frame(channel: u16, tag: u64) -> [u8; 21] {
+    let mut frame = [0; 21];
+    frame[0] = METHOD;
+    frame[1..3].copy_from_slice(&channel.to_be_bytes());
+    frame[6] = 13;
+    frame[7..11].copy_from_slice(&[0, 60, 0, 80]);
+    frame[11..19].copy_from_slice(&tag.to_be_bytes());
+    frame[19] = 1;
+    frame[20] = END;
+    frame
+}
+
+/// basic.publish to one exchange with one routing key: the method frame, made once, and the start of the content header.
+pub struct Publish {
+    frames: Box<[u8]>,
+}
+
+impl Publish {
+    pub fn new(channel: u16, exchange: &str, routing_key: &str) -> Self {
+        let mut frames = vec![METHOD];
+        frames.extend_from_slice(&channel.to_be_bytes());
+        let size = 9 + exchange.len() + routing_key.len();
+        frames.extend_from_slice(&(size as u32).to_be_bytes());
+        frames.extend_from_slice(&[0, 60, 0, 40, 0, 0]);
+        for name in [exchange, routing_key] {
+            frames.push(name.len() as u8);
+            frames.extend_from_slice(name.as_bytes());
+        }
+        frames.extend_from_slice(&[0, END, HEADER]);
+        frames.extend_from_slice(&channel.to_be_bytes());
+        Publish { frames: frames.into() }
+    }
+
+    /// Appends all the frames of a message.
+    pub fn write(&self, out: &mut Vec<u8>, message: &Outgoing, channel: u16, frame_max: usize) {
+        let properties = message.properties.encoded();
+        let body = &message.body;
+        out.reserve(self.frames.len() + properties.len() + body.len() + 40);
+        out.extend_from_slice(&self.frames);
+        out.extend_from_slice(&(12 + properties.len() as u32).to_be_bytes());
+        out.extend_from_slice(&[0, 60, 0, 0]);
+        out.extend_from_slice(&(body.len() as u64).to_be_bytes());
+        out.extend_from_slice(properties);
+        out.push(END);
+        for part in body.chunks(frame_max - FRAME_EXTRA) {
+            out.push(BODY);
+            out.extend_from_slice(&channel.to_be_bytes());
+            out.extend_from_slice(&(part.len() as u32).to_be_bytes());
+            out.extend_from_slice(part);
+            out.push(END);
+        }
+    }
+
+    /// Whether a content header with these properties fits into one frame, as it must.
+    pub fn fits(message: &Outgoing, frame_max: usize) -> bool {
+        message.properties.encoded().len() + 12 + FRAME_EXTRA <= frame_max
+    }
+}
+
+pub async fn write_method<W: AsyncWrite + Unpin>(
+    stream: &mut W,
+    channel: u16,
+    class: &AMQPClass,
+) -> std::io::Result<()> {
+    stream.write_all(&method_frame(channel, class)).await?;
+    stream.flush().await
+}

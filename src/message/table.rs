@@ -1,0 +1,367 @@
+//! AMQP 0-9-1 field tables and content properties as bytes: written once for a connection, read only as far as somebody
+//! asks.
+//!
+//! Written are only the field types that the oldest receivers can read (`S I l d t V A F T x`): node-amqp ends its
+//! connection on any other. Read is every type of RabbitMQ's list. Nothing here trusts a length.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use super::{Headers, Value, write_json_text};
+
+/// Bits of the property flags (AMQP 0-9-1, section 4.2.6.1), in the order of the fields of class basic.
+const CONTENT_TYPE: u16 = 1 << 15;
+const CONTENT_ENCODING: u16 = 1 << 14;
+const HEADERS: u16 = 1 << 13;
+
+/// Tables within tables beyond this depth are not read: a sender must not choose how deep our stack gets.
+const MAX_DEPTH: usize = 64;
+
+/// Property flags and property list of a content header.
+pub(super) fn encode_properties(content_type: &str, headers: &Headers) -> Box<[u8]> {
+    encode(content_type, headers.0.len() * 48, |out| write_table(out, headers))
+}
+
+/// The same headers beside another content type.
+pub(super) fn with_content_type(encoded: &[u8], content_type: &str) -> Box<[u8]> {
+    let table = EncodedProperties::read(encoded).table;
+    encode(content_type, table.len(), |out| write_long(out, table))
+}
+
+fn encode(content_type: &str, room: usize, table: impl FnOnce(&mut Vec<u8>)) -> Box<[u8]> {
+    let mut out = Vec::with_capacity(64 + room);
+    // A shortstr of more than 255 bytes has no form in AMQP (4.2.5.3); such a type stays behind, as such a name does below.
+    let named = !content_type.is_empty() && content_type.len() <= 255;
+    let flags = HEADERS | if named { CONTENT_TYPE } else { 0 };
+    out.extend_from_slice(&flags.to_be_bytes());
+    if named {
+        write_short(&mut out, content_type.as_bytes());
+    }
+    table(&mut out);
+    out.into()
+}
+
+fn write_short(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.push(bytes.len() as u8);
+    out.extend_from_slice(bytes);
+}
+
+fn write_long(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// Writes what `content` writes, behind its length.
+fn write_sized(out: &mut Vec<u8>, content: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&[0; 4]);
+    content(out);
+    let length = (out.len() - start - 4) as u32;
+    out[start..start + 4].copy_from_slice(&length.to_be_bytes());
+}
+
+fn write_table(out: &mut Vec<u8>, headers: &Headers) {
+    write_sized(out, |out| {
+        for (name, value) in headers.0.iter().filter(|(name, _)| name.len() <= 255) {
+            write_short(out, name.as_bytes());
+            write_value(out, value);
+        }
+    });
+}
+
+fn write_value(out: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::Null => out.push(b'V'),
+        Value::Bool(value) => out.extend_from_slice(&[b't', u8::from(*value)]),
+        Value::Int(value) => match i32::try_from(*value) {
+            Ok(value) => {
+                out.push(b'I');
+                out.extend_from_slice(&value.to_be_bytes());
+            }
+            Err(_) => {
+                out.push(b'l');
+                out.extend_from_slice(&value.to_be_bytes());
+            }
+        },
+        Value::Double(value) => {
+            out.push(b'd');
+            out.extend_from_slice(&value.to_be_bytes());
+        }
+        Value::Text(text) => {
+            out.push(b'S');
+            write_long(out, text.as_bytes());
+        }
+        Value::Bytes(bytes) => {
+            out.push(b'x');
+            write_long(out, bytes);
+        }
+        Value::Timestamp(seconds) => {
+            out.push(b'T');
+            out.extend_from_slice(&seconds.to_be_bytes());
+        }
+        Value::Array(items) => {
+            out.push(b'A');
+            write_sized(out, |out| items.iter().for_each(|item| write_value(out, item)));
+        }
+        Value::Table(table) => {
+            out.push(b'F');
+            write_table(out, table);
+        }
+    }
+}
+
+/// Content type and header table within a property list, as they lie there.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EncodedProperties<'a> {
+    pub content_type: &'a str,
+    /// The entries of the table, without its length.
+    table: &'a [u8],
+}
+
+impl<'a> EncodedProperties<'a> {
+    /// Reads property flags and list. What is cut off or malformed counts as not there.
+    pub fn read(bytes: &'a [u8]) -> Self {
+        Self::try_read(bytes).unwrap_or_default()
+    }
+
+    fn try_read(bytes: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        let flags = reader.u16()?;
+        let content_type = if flags & CONTENT_TYPE != 0 { reader.short()? } else { b"" };
+        if flags & CONTENT_ENCODING != 0 {
+            reader.short()?;
+        }
+        let table = if flags & HEADERS != 0 { reader.long()? } else { b"" };
+        Some(EncodedProperties { content_type: std::str::from_utf8(content_type).unwrap_or(""), table })
+    }
+
+    /// One header, found without building a table.
+    pub fn header(&self, wanted: &str) -> Option<Value> {
+        let mut reader = Reader(self.table);
+        while let Some(name) = reader.short() {
+            if name == wanted.as_bytes() {
+                return reader.value(0);
+            }
+            reader.skip_value()?;
+        }
+        None
+    }
+
+    /// The text of a header that is text, which is what keys are; `None` for every other kind.
+    pub fn text_header(&self, wanted: &str) -> Option<Cow<'a, str>> {
+        let mut reader = Reader(self.table);
+        while let Some(name) = reader.short() {
+            if name == wanted.as_bytes() {
+                return if reader.u8()? == b'S' { Some(String::from_utf8_lossy(reader.long()?)) } else { None };
+            }
+            reader.skip_value()?;
+        }
+        None
+    }
+
+    pub fn headers(&self) -> Headers {
+        Reader(self.table).entries(0).unwrap_or_default()
+    }
+
+    /// Header JSON for JavaScript, written straight from the bytes where nothing needs a tag.
+    pub fn headers_json(&self) -> String {
+        let mut out = String::with_capacity(self.table.len() + 64);
+        if Reader(self.table).plain_json(&mut out).is_some() { out } else { self.headers().to_json() }
+    }
+}
+
+/// A cursor over bytes from outside.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.array().map(|[byte]| byte)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    fn short(&mut self) -> Option<&'a [u8]> {
+        let length = self.u8()?;
+        self.take(length.into())
+    }
+
+    fn long(&mut self) -> Option<&'a [u8]> {
+        let length = u32::from_be_bytes(self.array()?);
+        self.take(length as usize)
+    }
+
+    /// The bytes of a value behind its type.
+    fn skip_value(&mut self) -> Option<()> {
+        let fixed = match self.u8()? {
+            b't' | b'b' | b'B' => 1,
+            b's' | b'u' => 2,
+            b'I' | b'i' | b'f' => 4,
+            b'D' => 5,
+            b'l' | b'L' | b'd' | b'T' => 8,
+            b'V' => 0,
+            b'S' | b'x' | b'A' | b'F' => return self.long().map(|_| ()),
+            _ => return None,
+        };
+        self.take(fixed).map(|_| ())
+    }
+
+    fn value(&mut self, depth: usize) -> Option<Value> {
+        if depth > MAX_DEPTH {
+            return None;
+        }
+        Some(match self.u8()? {
+            b't' => Value::Bool(self.u8()? != 0),
+            b'b' => Value::Int(self.u8()?.cast_signed().into()),
+            b'B' => Value::Int(self.u8()?.into()),
+            // RabbitMQ reads `s` as a 16-bit integer, as AMQP 0-9-1's errata do.
+            b's' => Value::Int(self.u16()?.cast_signed().into()),
+            b'u' => Value::Int(self.u16()?.into()),
+            b'I' => Value::Int(i32::from_be_bytes(self.array()?).into()),
+            b'i' => Value::Int(u32::from_be_bytes(self.array()?).into()),
+            b'l' | b'L' => Value::Int(i64::from_be_bytes(self.array()?)),
+            b'f' => Value::Double(f32::from_be_bytes(self.array()?).into()),
+            b'd' => Value::Double(f64::from_be_bytes(self.array()?)),
+            b'D' => {
+                let scale = self.u8()?;
+                let value = i32::from_be_bytes(self.array()?);
+                Value::Double(f64::from(value) / 10f64.powi(scale.into()))
+            }
+            b'T' => Value::Timestamp(u64::from_be_bytes(self.array()?)),
+            b'V' => Value::Null,
+            b'S' => Value::Text(String::from_utf8_lossy(self.long()?).into()),
+            b'x' => Value::Bytes(Bytes::copy_from_slice(self.long()?)),
+            b'A' => {
+                let mut items = Reader(self.long()?);
+                let mut array = Vec::new();
+                while !items.0.is_empty() {
+                    array.push(items.value(depth + 1)?);
+                }
+                Value::Array(array)
+            }
+            b'F' => Value::Table(Reader(self.long()?).entries(depth + 1)?),
+            _ => return None,
+        })
+    }
+
+    fn entries(&mut self, depth: usize) -> Option<Headers> {
+        let mut entries = Vec::new();
+        while !self.0.is_empty() {
+            let name = String::from_utf8_lossy(self.short()?).into();
+            entries.push((name, self.value(depth)?));
+        }
+        Some(Headers(entries))
+    }
+
+    /// A flat table of texts, integers, booleans and nulls as JSON: what request headers are. Anything else takes the
+    /// longer way.
+    fn plain_json(&mut self, out: &mut String) -> Option<()> {
+        out.push('{');
+        while !self.0.is_empty() {
+            if out.len() > 1 {
+                out.push(',');
+            }
+            write_json_text(out, std::str::from_utf8(self.short()?).ok()?);
+            out.push(':');
+            match self.u8()? {
+                b'S' => write_json_text(out, std::str::from_utf8(self.long()?).ok()?),
+                b'I' => out.push_str(&i32::from_be_bytes(self.array()?).to_string()),
+                b't' => out.push_str(if self.u8()? != 0 { "true" } else { "false" }),
+                b'V' => out.push_str("null"),
+                _ => return None,
+            }
+        }
+        out.push('}');
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round(json: &str) -> String {
+        let headers = Headers::from_json(json).unwrap();
+        let encoded = encode_properties("application/json", &headers);
+        let read = EncodedProperties::read(&encoded);
+        assert_eq!((read.content_type, read.headers()), ("application/json", headers.clone()));
+        let other = with_content_type(&encoded, "");
+        assert_eq!(other, encode_properties("", &headers));
+        read.headers_json()
+    }
+
+    #[test]
+    fn tables_come_back_as_they_went() {
+        for json in [
+            r#"{}"#,
+            r#"{"a":"x","n":-5,"t":true,"z":null,"e":"\u0001\"\\é"}"#,
+            r#"{"big":9007199254740993,"f":1.5,"l":[1,"b",[null]],"o":{"k":{"d":false}}}"#,
+            r#"!{"at":["d",1700000000000],"raw":["x","00ff"],"l":["a",1]}"#,
+        ] {
+            assert_eq!(round(json), json);
+        }
+    }
+
+    #[test]
+    fn one_header_is_found_among_all_types() {
+        let json = r#"!{"a":["x","00"],"b":["d",1000],"c":["a","y"],"d":{"k":"no"},"e":1.5,"f":null,"g":true,"k":"yes","n":7}"#;
+        let encoded = encode_properties("", &Headers::from_json(json).unwrap());
+        let read = EncodedProperties::read(&encoded);
+        assert_eq!(read.text_header("k").as_deref(), Some("yes"));
+        assert_eq!(read.header("n"), Some(Value::Int(7)));
+        assert_eq!(read.text_header("n"), None);
+        assert_eq!(read.header("nobody"), None);
+    }
+
+    #[test]
+    fn names_that_amqp_cannot_carry_stay_behind() {
+        let long = "n".repeat(256);
+        assert_eq!(round_with(&long), r#"{"b":"y"}"#);
+        fn round_with(name: &str) -> String {
+            let headers = Headers(vec![(name.into(), Value::Null), ("b".into(), Value::Text("y".into()))]);
+            let encoded = encode_properties("", &headers);
+            EncodedProperties::read(&encoded).headers_json()
+        }
+    }
+
+    #[test]
+    fn whatever_is_cut_off_or_made_up_is_no_more_than_missing() {
+        let json = r#"!{"a":["x","00"],"b":["d",1000],"c":["a","y",{"q":1}],"d":{"k":"no"},"e":1.5}"#;
+        let encoded = encode_properties("text/plain", &Headers::from_json(json).unwrap());
+        for end in 0..encoded.len() {
+            let read = EncodedProperties::read(&encoded[..end]);
+            let _ = (read.headers_json(), read.header("e"), read.text_header("e"));
+        }
+        for index in 0..encoded.len() {
+            for value in [0, 1, 0x7f, 0x80, 0xff, b'F', b'A'] {
+                let mut broken = encoded.to_vec();
+                broken[index] = value;
+                let read = EncodedProperties::read(&broken);
+                let _ = (read.headers_json(), read.header("e"), read.headers());
+            }
+        }
+        let mut deep = vec![0x20, 0];
+        let mut table = vec![1, b'k', b'V'];
+        for _ in 0..10_000 {
+            let mut outer = vec![1, b'k', b'F'];
+            outer.extend_from_slice(&(table.len() as u32).to_be_bytes());
+            outer.extend_from_slice(&table);
+            table = outer;
+        }
+        deep.extend_from_slice(&(table.len() as u32).to_be_bytes());
+        deep.extend_from_slice(&table);
+        assert_eq!(EncodedProperties::read(&deep).headers_json(), "{}");
+    }
+}
