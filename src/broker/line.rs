@@ -26,6 +26,8 @@ const BATCHES_WAITING: usize = 4;
 /// What is handed to the broker at once; also what a lost connection may take with it.
 const PUBLISH_BATCH: usize = 128;
 const PUBLISH_BYTES: usize = 256 * 1024;
+/// A write so soon after the one before is a sign of load.
+const BUSY: Duration = Duration::from_micros(250);
 /// How long the broker has to answer the closing of a connection that has nothing left to carry.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -247,11 +249,18 @@ impl<B: Broker> Runner<B> {
 /// Ends with Ok when the buffer is closed and empty.
 async fn publish<S: Session>(session: &S, outgoing: &Buffer<Outgoing>, counters: &Counters) -> Result<()> {
     let mut batch = VecDeque::new();
-    while outgoing.drain(&mut batch, PUBLISH_BATCH, PUBLISH_BYTES).await {
+    let mut wrote = None;
+    while std::future::poll_fn(|cx| outgoing.poll_ready(cx)).await {
+        // Under load the first of many messages would go out alone: whoever else is ready gets the turn first.
+        if wrote.is_some_and(|wrote: Instant| wrote.elapsed() < BUSY) {
+            tokio::task::yield_now().await;
+        }
+        outgoing.drain(&mut batch, PUBLISH_BATCH, PUBLISH_BYTES).await;
         let mut guard = PutBack { count: batch.len(), batch: &mut batch, outgoing, counters };
         session.publish(guard.batch).await?;
         counters.published.fetch_add(guard.count as u64, Ordering::Relaxed);
         guard.count = 0;
+        wrote = Some(Instant::now());
     }
     Ok(())
 }

@@ -16,16 +16,23 @@ use std::sync::OnceLock;
 
 use napi::bindgen_prelude::*;
 use serde::de::DeserializeOwned;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle};
 
 /// One runtime a process, for all environments (worker threads share this image). It is never shut down: the environments
 /// close what they opened.
-pub(crate) fn runtime() -> Result<&'static Runtime> {
-    static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
-    let built = RUNTIME.get_or_init(|| {
-        Builder::new_multi_thread().worker_threads(1).thread_name("message-engin").enable_all().build()
-    });
+pub(crate) fn runtime() -> Result<&'static Handle> {
+    static RUNTIME: OnceLock<std::io::Result<Handle>> = OnceLock::new();
+    let built = RUNTIME.get_or_init(start_runtime);
     built.as_ref().map_err(|error| Error::from_reason(format!("EAGAIN||cannot start threads: {error}")))
+}
+
+/// A scheduler of one thread costs less than one of many with one thread: nobody steals, and everything is near.
+fn start_runtime() -> std::io::Result<Handle> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    let forever = move || runtime.block_on(std::future::pending::<()>());
+    std::thread::Builder::new().name("message-engin".into()).spawn(forever)?;
+    Ok(handle)
 }
 
 /// An error of the core as JavaScript gets it.
