@@ -24,8 +24,8 @@ export declare class Bridge {
 
 export declare class NativeClient {
   /**
-   * Sends messages, JSON text or octets, each with its headers as JSON. Returns how many were taken, negative when the
-   * sender should hold on until `drain`: 3 taken and full is -3 - 1.
+   * Sends messages, JSON text or octets, each with its headers as JSON. Returns the bytes that wait for the broker now;
+   * negative when the sender should hold on until `drain`: -1 - n, where n were taken.
    */
   send(bodies: Array<string | Buffer>, headers: Array<string>): number
   stats(): NativeClientStats
@@ -96,3 +96,6 @@ export declare function startClient(broker: string, deliver: (bodies: Buffer, en
  * connection (`event`), and for sockets that stay with Node (`output`).
  */
 export declare function startGateway(broker: string, socket: string, unique: string, keys: (bodies: Array<string | Buffer>, headers: string[], types: string[]) => Array<string | string[] | null>, event: (name: string, details: string) => void, output: (id: number, what: string, bytes?: Buffer) => void): Promise<NativeGateway>
+
+/** Starts the runtime with so many threads unless it runs already; returns how many it has. */
+export declare function useThreads(threads: number): number

@@ -56,6 +56,8 @@ class Client extends EventEmitter {
    * @type {(() => void)[] | null}
    */
   #early = [];
+  /** Thunks of $send that wait for room. @type {(() => void)[]} */
+  #held = [];
   /** Listeners have a batch in hand. */
   #delivering = false;
 
@@ -77,6 +79,7 @@ class Client extends EventEmitter {
         JSON.stringify(this.#settings),
         (...batch) => this.#deliver(...batch),
         (name, details) => {
+          if (name === 'failed') this.#outgoing?.ended();
           if (name === 'drain') this.#outgoing?.drained();
           else emitLineEvent(this, name, details);
         },
@@ -89,11 +92,14 @@ class Client extends EventEmitter {
     this.#outgoing = new Outgoing(
       this.#native,
       this.#settings.bufferSize,
-      (message, headers) => {
+      ({ message, given }) => {
         this.#counters.undeliverable += 1;
-        safeEmit(this, 'undeliverable', message, headers);
+        safeEmit(this, 'undeliverable', message, given);
       },
-      () => safeEmit(this, 'drain'),
+      () => {
+        for (const go of this.#held.splice(0)) go();
+        safeEmit(this, 'drain');
+      },
     );
     setImmediate(() => {
       const early = this.#early ?? [];
@@ -109,11 +115,7 @@ class Client extends EventEmitter {
    */
   send(message, headers) {
     const { outgoing } = this.#open();
-    const body = encodeMessage(message);
-    const headerJson = encodeHeaders(headers);
-    this.#counters.sent += 1;
-    this.#counters.sentBytes += Buffer.byteLength(body);
-    return outgoing.push(body, headerJson, [message, headers]);
+    return outgoing.push(this.#sending(message, headers));
   }
 
   /**
@@ -124,16 +126,35 @@ class Client extends EventEmitter {
     return (
       /** @type {(error: Error | null, flushed?: boolean) => void} */ done,
     ) => {
+      let sending;
       let room;
       try {
-        room = this.send(message, headers);
+        const { outgoing } = this.#open();
+        sending = this.#sending(message, headers);
+        room = outgoing.push(sending);
+        // Whether there was room for it must be known before it is said.
+        outgoing.flush();
       } catch (error) {
         done(/** @type {Error} */ (error));
         return;
       }
-      if (room) done(null, true);
-      else this.once('drain', () => done(null, true));
+      if (sending.dropped) done(noRoomError());
+      else if (room) done(null, true);
+      else this.#held.push(() => done(null, true));
     };
+  }
+
+  /**
+   * @param {unknown} message
+   * @param {Record<string, unknown>} [given]
+   * @returns {import('./outgoing').Sending}
+   */
+  #sending(message, given) {
+    const body = encodeMessage(message);
+    const headers = encodeHeaders(given);
+    this.#counters.sent += 1;
+    this.#counters.sentBytes += Buffer.byteLength(body);
+    return { body, headers, message, given };
   }
 
   stats() {
@@ -239,6 +260,13 @@ class Client extends EventEmitter {
     if (routingKeyInPayload) message._routingKey = routingKey;
     if (deliveryTagInPayload) message._deliveryTag = deliveryTag;
   }
+}
+
+function noRoomError() {
+  return new MessageEnginError(
+    'ERR_BUFFER_FULL',
+    'the message was not taken: twice mqConf.bufferSize waits for the broker',
+  );
 }
 
 function closedError() {

@@ -46,6 +46,7 @@ const { messageKeyParts, requestKeyParts } = require('./keys');
  * @typedef {object} WsSettings
  * @property {import('./keys').RequestPart[] | null} key
  * @property {import('./keys').MessagePart[] | null} messageKey
+ * @property {string | null} path
  * @property {string | null} protocol
  * @property {string | null} origin
  * @property {number} maxReceivedFrameSize bytes
@@ -59,6 +60,7 @@ const { messageKeyParts, requestKeyParts } = require('./keys');
  * @property {boolean} disableNagleAlgorithm
  * @property {boolean} binary
  * @property {number} maxBackpressure bytes
+ * @property {number} threads of the process, for all its gateways and clients
  * @property {boolean} ignoreXForwardedFor
  * @property {boolean} parseCookies
  * @property {boolean} parseExtensions
@@ -83,6 +85,7 @@ const { messageKeyParts, requestKeyParts } = require('./keys');
 
 const MAX_MS = 2 ** 32 - 1;
 const MAX_BYTES = Number.MAX_SAFE_INTEGER;
+const MAX_THREADS = 64;
 const MAX_PORT = 65535;
 // An AMQP short, which heartbeat and prefetch are on the wire, and the length
 // of a short string, which names are (AMQP 0-9-1, 4.2.5).
@@ -267,6 +270,12 @@ const wsRules = {
     fits: (value) => messageKeyParts(value) !== null,
     to: messageKeyParts,
   },
+  path: {
+    fallback: null,
+    expected: "a path such as '/chat', without a query, or null",
+    fits: (value) =>
+      value === null || (isText(value) && /^\/[^?#]*$/.test(value)),
+  },
   protocol: {
     fallback: null,
     expected: 'a subprotocol name (an RFC 7230 token) or null',
@@ -309,6 +318,7 @@ const wsRules = {
   closeTimeout: integer(5000, 0, MAX_MS, 'ms'),
   binary: boolean(false),
   maxBackpressure: integer(1024 * 1024, 1, MAX_BYTES, 'bytes'),
+  threads: integer(1, 1, MAX_THREADS, 'threads'),
 };
 
 /**

@@ -10,6 +10,17 @@ const BURST_MESSAGES = 256;
 const BURST_BYTES = 256 * 1024;
 
 /**
+ * A message on its way to the native side.
+ *
+ * @typedef {object} Sending
+ * @property {string | Buffer} body
+ * @property {string} headers as JSON
+ * @property {unknown} message what the caller gave
+ * @property {any} given the headers that the caller gave
+ * @property {boolean} [dropped] not taken: no room
+ */
+
+/**
  * What one tick sends, handed to the native side in one call.
  */
 class Outgoing {
@@ -17,13 +28,11 @@ class Outgoing {
   #bufferSize;
   #onDropped;
   #onDrain;
-  /** @type {(string | Buffer)[]} */
-  #bodies = [];
-  /** @type {string[]} */
-  #headers = [];
-  /** What the caller gave, for those that are not taken. @type {[unknown, unknown][]} */
-  #given = [];
+  /** @type {Sending[]} */
+  #waiting = [];
   #bytes = 0;
+  /** Bytes that waited for the broker at the last look; less by now. */
+  #level = 0;
   /** The native side said to hold on; its drain comes. */
   #full = false;
   /** Somebody was told to hold on. */
@@ -32,7 +41,7 @@ class Outgoing {
   /**
    * @param {NativeClient} native
    * @param {number} bufferSize bytes
-   * @param {(message: any, headers: any) => void} onDropped not taken
+   * @param {(sending: Sending) => void} onDropped not taken
    * @param {() => void} onDrain there is room again
    */
   constructor(native, bufferSize, onDropped, onDrain) {
@@ -43,20 +52,20 @@ class Outgoing {
   }
 
   /**
-   * @param {string | Buffer} body
-   * @param {string} headerJson
-   * @param {[unknown, unknown]} given
+   * @param {Sending} sending
    * @returns {boolean} false: hold on until drain
    */
-  push(body, headerJson, given) {
-    if (this.#bodies.length === 0) process.nextTick(() => this.flush());
-    this.#bodies.push(body);
-    this.#headers.push(headerJson);
-    this.#given.push(given);
-    this.#bytes += body.length;
+  push(sending) {
+    if (this.#waiting.length === 0) process.nextTick(() => this.flush());
+    this.#waiting.push(sending);
+    this.#bytes += sending.body.length;
+    // Where it may get tight, each answer is to be exact.
+    const isTight =
+      this.#full || this.#level + this.#bytes > this.#bufferSize / 4;
     if (
-      this.#bodies.length >= BURST_MESSAGES ||
-      this.#bytes >= Math.min(BURST_BYTES, this.#bufferSize)
+      isTight ||
+      this.#waiting.length >= BURST_MESSAGES ||
+      this.#bytes >= BURST_BYTES
     ) {
       this.flush();
     }
@@ -65,26 +74,32 @@ class Outgoing {
   }
 
   flush() {
-    if (this.#bodies.length === 0) return;
-    const given = this.#given;
-    const answer = this.#native.send(this.#bodies, this.#headers);
-    this.#bodies = [];
-    this.#headers = [];
-    this.#given = [];
+    const sendings = this.#waiting;
+    if (sendings.length === 0) return;
+    this.#waiting = [];
     this.#bytes = 0;
+    const answer = this.#native.send(
+      sendings.map(({ body }) => body),
+      sendings.map(({ headers }) => headers),
+    );
+    this.#level = answer;
     if (answer >= 0) return;
     this.#full = true;
-    // Whoever sent in this tick has been told that there is room.
-    this.#owed = true;
-    const taken = -answer - 1;
-    for (const [message, headers] of given.slice(taken)) {
-      this.#onDropped(message, headers);
+    for (const sending of sendings.slice(-1 - answer)) {
+      sending.dropped = true;
+      this.#onDropped(sending);
     }
+  }
+
+  /** Nothing is taken any more: the broker is gone for good. */
+  ended() {
+    this.#level = Infinity;
   }
 
   /** The native side has room again. */
   drained() {
     this.#full = false;
+    this.#level = 0;
     if (!this.#owed) return;
     this.#owed = false;
     this.#onDrain();

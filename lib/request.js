@@ -172,8 +172,10 @@ class Request {
   get resourceURL() {
     try {
       // The legacy parser, since keyFns read its fields: query is an object
-      // and pathname is not normalised.
-      return (this.#resourceURL ??= url.parse(this.resource, true));
+      // and pathname is not normalised. Its class, because url.parse() itself
+      // prints a deprecation on newer Nodes.
+      const { Url } = /** @type {any} */ (url);
+      return (this.#resourceURL ??= new Url().parse(this.resource, true));
     } catch (error) {
       const reason = error instanceof Error ? error.message : 'Invalid URL';
       throw Object.assign(new Error(reason, { cause: error }), {

@@ -3,7 +3,7 @@
 const { randomBytes } = require('node:crypto');
 const { EventEmitter } = require('node:events');
 const co = require('co');
-const { startGateway } = require('../binding.js');
+const { startGateway, useThreads } = require('../binding.js');
 const { fromNative } = require('./errors');
 const { output, takeOver } = require('./handover');
 const { requestKey } = require('./keys');
@@ -22,6 +22,8 @@ const { yieldable } = require('./yieldable');
  * @typedef {import('..').Gateway} PublicGateway
  */
 
+const CLAIMS = ['data', 'readable', 'end', 'error', 'close'];
+const NOT_HERE = { status: 404, reason: 'Nothing listens at this path.' };
 const CLOSING = { status: 503, reason: 'Server is shutting down' };
 
 /**
@@ -41,6 +43,13 @@ function start(mqConf, wsConf) {
 async function open(mqConf, wsConf) {
   const mq = mqSettings(mqConf);
   const ws = wsSettings(wsConf);
+  const threads = useThreads(ws.threads);
+  if (wsConf.threads !== undefined && threads !== ws.threads) {
+    process.emitWarning(
+      `wsConf.threads: this process runs on ${threads} already, which the first gateway or client has set`,
+      { type: 'MessageEnginWarning', code: 'MESSAGE_ENGIN_THREADS' },
+    );
+  }
   const gateway = new Gateway(wsConf, ws);
   try {
     const native = await startGateway(
@@ -132,9 +141,16 @@ class Gateway extends EventEmitter {
    * @param {Buffer} head
    */
   #onUpgrade = (httpRequest, socket, head) => {
+    const { path } = this.#settings;
+    if (path !== null && path !== pathOf(httpRequest)) {
+      const only =
+        /** @type {any} */ (socket).server?.listenerCount?.('upgrade') < 2;
+      if (only) this.#upgrade(httpRequest, socket, head, NOT_HERE);
+      return;
+    }
     const server = /** @type {any} */ (socket).server;
     const alone = (server?.listenerCount?.('upgrade') ?? 1) < 2;
-    if (alone) {
+    if (alone || path !== null) {
       this.#upgrade(httpRequest, socket, head);
       return;
     }
@@ -148,7 +164,8 @@ class Gateway extends EventEmitter {
         socket.bytesWritten !== written ||
         socket.writableLength > 0 ||
         socket.readableFlowing !== null ||
-        socket.listenerCount('data') + socket.listenerCount('readable') > 0;
+        // Node has taken its own listeners off: these are somebody's who cares.
+        CLAIMS.some((name) => socket.listenerCount(name) > 0);
       if (!taken) this.#upgrade(httpRequest, socket, head);
     });
   };
@@ -157,10 +174,10 @@ class Gateway extends EventEmitter {
    * @param {IncomingMessage} httpRequest
    * @param {Socket} socket
    * @param {Buffer} head
+   * @param {import('./request').Rejection | null} [refusal]
    */
-  #upgrade(httpRequest, socket, head) {
+  #upgrade(httpRequest, socket, head, refusal = Request.check(httpRequest)) {
     if (socket.destroyed) return;
-    const refusal = Request.check(httpRequest);
     const request = new Request(httpRequest, socket, this.#settings);
     const carrier = takeOver(socket, head, this.#settings);
     if (refusal) this.#refuse(carrier, refusal);
@@ -174,24 +191,23 @@ class Gateway extends EventEmitter {
    */
   async #decide(request, carrier) {
     this.#pending.add(carrier);
-    /** @type {any} */
-    let key;
     let rejection;
     try {
-      key = await this.#askKey(request);
+      const key = await this.#askKey(request);
+      const arrival =
+        key && !request.rejection ? arrivalOf(request, key) : null;
+      // Closing has answered for it.
+      if (!this.#pending.delete(carrier)) return;
       rejection = request.rejection;
-      if (!rejection && !key) {
-        rejection = { status: 404, reason: 'bad request' };
-      }
+      if (arrival) rejection = this.#accept(request, carrier, arrival);
+      else rejection ??= { status: 404, reason: 'bad request' };
     } catch (error) {
       const { status, reason } = Object(error);
       rejection = request.rejection ?? { status: status || 404, reason };
       safeEmit(this, 'keyError', error, request);
+      if (!this.#pending.delete(carrier)) return;
     }
-    // Closing has answered for it.
-    if (!this.#pending.delete(carrier)) return;
     if (rejection) this.#refuse(carrier, rejection);
-    else this.#accept(request, carrier, key);
   }
 
   /**
@@ -209,24 +225,20 @@ class Gateway extends EventEmitter {
   /**
    * @param {KeyRequest} request
    * @param {Carrier} carrier
-   * @param {unknown} key
+   * @param {{ key: string, keyJson: string, headers: string }} arrival
    */
-  #accept(request, carrier, key) {
+  #accept(request, carrier, arrival) {
     const { protocol, origin } = this.#settings;
     const { response, rejection } = request.acceptResponse(protocol, origin);
-    if (rejection) {
-      this.#refuse(carrier, rejection);
-    } else if (carrier.isGone()) {
+    if (rejection) return rejection;
+    if (carrier.isGone()) {
       carrier.destroy();
     } else {
       const native = /** @type {NativeGateway} */ (this.#native);
-      carrier.accept(native, this.#bridges, {
-        key: String(key),
-        keyJson: keyJson(key),
-        headers: JSON.stringify(request.httpRequest.headers),
-        response: Buffer.from(response, 'latin1'),
-      });
+      const bytes = Buffer.from(response, 'latin1');
+      carrier.accept(native, this.#bridges, { ...arrival, response: bytes });
     }
+    return null;
   }
 
   /**
@@ -275,7 +287,7 @@ class Gateway extends EventEmitter {
         safeEmit(this, 'messageKeyError', error, message, headers);
       } else if (this.#keyErrors === 1) {
         process.emitWarning(
-          `wsConf.messageKeyFn threw: ${Object(error).message ?? error}. ` +
+          `wsConf.messageKeyFn threw: ${textOf(error)}. ` +
             "The message is lost; listen to 'messageKeyError' to see each one.",
           { type: 'MessageEnginWarning', code: 'MESSAGE_ENGIN_KEY_ERROR' },
         );
@@ -296,8 +308,41 @@ class Gateway extends EventEmitter {
 }
 
 /** @param {IncomingMessage} httpRequest */
+function pathOf({ url = '' }) {
+  return url.split('?', 1)[0];
+}
+
+/**
+ * Anything can be thrown, and not everything has a text.
+ *
+ * @param {unknown} error
+ */
+function textOf(error) {
+  try {
+    return String(Object(error).message ?? error);
+  } catch {
+    return 'something without a text';
+  }
+}
+
+/** @param {IncomingMessage} httpRequest */
 function isWebSocket({ headers }) {
   return headers.upgrade?.toLowerCase() === 'websocket';
+}
+
+/**
+ * What the native side has to know of a connection.
+ *
+ * @param {KeyRequest} request
+ * @param {unknown} key
+ * @throws for a key that has no text
+ */
+function arrivalOf(request, key) {
+  return {
+    key: String(key),
+    keyJson: keyJson(key),
+    headers: JSON.stringify(request.httpRequest.headers),
+  };
 }
 
 /**
@@ -321,9 +366,18 @@ function keyJson(key) {
  * @returns {string | string[] | null}
  */
 function keysOf(key) {
-  if (!Array.isArray(key)) return key ? String(key) : null;
+  if (!Array.isArray(key)) return isKey(key) ? String(key) : null;
   // One connection gets a message once, however often it is named.
-  return [...new Set(key.filter(Boolean).map(String))];
+  return [...new Set(key.filter(isKey).map(String))];
+}
+
+/**
+ * An object without a text of its own names nobody.
+ *
+ * @param {unknown} key
+ */
+function isKey(key) {
+  return key && String(key) !== '[object Object]';
 }
 
 module.exports = { start };

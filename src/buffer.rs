@@ -39,12 +39,21 @@ struct State<T> {
     consumer: Option<Waker>,
     producers: Vec<Waker>,
     closed: bool,
+    /// Items that came after the end and were let go.
+    refused: u64,
 }
 
 impl<T: Weight> Buffer<T> {
     /// `limit` in bytes. An item heavier than the limit is taken when the buffer is empty, so that it can pass at all.
     pub fn new(limit: usize) -> Self {
-        let state = State { items: VecDeque::new(), weight: 0, consumer: None, producers: Vec::new(), closed: false };
+        let state = State {
+            items: VecDeque::new(),
+            weight: 0,
+            consumer: None,
+            producers: Vec::new(),
+            closed: false,
+            refused: 0,
+        };
         Buffer { state: Mutex::new(state), limit }
     }
 
@@ -79,6 +88,7 @@ impl<T: Weight> Buffer<T> {
     pub fn force_push(&self, item: T) {
         let mut state = self.lock();
         if state.closed {
+            state.refused += 1;
             return;
         }
         let weight = item.weight();
@@ -91,7 +101,11 @@ impl<T: Weight> Buffer<T> {
     pub fn poll_push(&self, cx: &mut Context<'_>, item: &mut Option<T>) -> Poll<()> {
         let Some(value) = item.take() else { return Poll::Ready(()) };
         match self.try_push(value) {
-            Ok(_) | Err(Refused::Closed(_)) => Poll::Ready(()),
+            Ok(_) => Poll::Ready(()),
+            Err(Refused::Closed(_)) => {
+                self.lock().refused += 1;
+                Poll::Ready(())
+            }
             Err(Refused::Full(value)) => {
                 let weight = value.weight();
                 *item = Some(value);
@@ -201,6 +215,11 @@ impl<T: Weight> Buffer<T> {
     /// Bytes that wait.
     pub fn weight(&self) -> usize {
         self.lock().weight
+    }
+
+    /// Items that came after the end and were let go.
+    pub fn refused(&self) -> u64 {
+        self.lock().refused
     }
 
     pub fn is_empty(&self) -> bool {

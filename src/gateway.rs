@@ -10,14 +10,16 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout};
 
 use crate::broker::Batch;
 use crate::broker::lane::AmqpBroker;
 use crate::broker::line::Line;
 use crate::broker::memory::MemoryBroker;
 use crate::broker::topology::{Plan, Role};
+use crate::buffer::Refused;
 use crate::config::{BrokerKind, BrokerSettings, SocketSettings};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hooks::{Keys, LineEvents, MessageKeys};
 use crate::hub::Hub;
 use crate::keys::KeyTemplate;
@@ -26,6 +28,8 @@ use crate::peer::{Ended, Frame, GOING_AWAY, Handle, Peer, REPLACED, Sink};
 
 /// Batches whose keys are being asked for at the same time: enough to keep both threads busy, and order is kept.
 const BATCHES_IN_FLIGHT: usize = 3;
+/// What a batch may wait in all for connections whose outbox is full, before they are cut off.
+const MOMENT: Duration = Duration::from_millis(20);
 /// Payloads below this are copied out of the read buffer, which a waiting message would otherwise keep whole.
 const COPY_BELOW: usize = 2048;
 
@@ -144,8 +148,7 @@ impl Gateway {
         let patience = Duration::from_millis(shared.socket.close_timeout);
         let mut running = shared.running.subscribe();
         // A browser has closeTimeout for its answer and as long for its FIN; nobody can hold this up for longer.
-        let _ =
-            tokio::time::timeout(patience * 2 + Duration::from_secs(1), running.wait_for(|count| *count == 0)).await;
+        let _ = timeout(patience * 2 + Duration::from_secs(1), running.wait_for(|count| *count == 0)).await;
         shared.line.close(patience.max(Duration::from_secs(1))).await;
         shared.let_go();
     }
@@ -165,7 +168,7 @@ impl Gateway {
             overflowed: read(&counters.overflowed),
             published: read(&line.counters.published),
             buffered: line.outgoing.weight() as u64,
-            lost: read(&line.counters.lost),
+            lost: read(&line.counters.lost) + line.outgoing.refused(),
             reconnects: read(&line.counters.reconnects),
         }
     }
@@ -290,15 +293,10 @@ async fn deliver(shared: Arc<Shared>, mut batches: mpsc::Receiver<Batch>) {
         KeySource::Asked(keys) => ask_and_deliver(&shared, keys, batches).await,
         KeySource::Declared(template) => {
             while let Some(batch) = batches.recv().await {
+                let mut moment = MOMENT;
                 for delivery in batch.deliveries.iter() {
-                    let mut named = false;
-                    template.keys(delivery, |keys| {
-                        named = true;
-                        send(&shared, delivery, keys.iter().map(|key| &**key));
-                    });
-                    if !named {
-                        shared.counters.unmatched.fetch_add(1, Ordering::Relaxed);
-                    }
+                    let keys = template.keys(delivery);
+                    send(&shared, delivery, keys.iter().map(|key| &**key), &mut moment).await;
                 }
                 batch.ack();
             }
@@ -317,8 +315,12 @@ async fn ask_and_deliver(
             biased;
             Some((batch, answer)) = asked.next(), if !asked.is_empty() => {
                 let (batch, answer): (Batch, Result<Vec<Keys>>) = (batch, answer);
-                let Ok(keys) = answer else { return };
-                hand_out(shared, &batch, keys);
+                match answer {
+                    Ok(keys) => hand_out(shared, &batch, keys).await,
+                    Err(Error::Closed { .. }) => return,
+                    // JavaScript is there and could not answer: lost for this batch, and told there.
+                    Err(_) => (),
+                }
                 batch.ack();
             }
             batch = batches.recv(), if asked.len() < BATCHES_IN_FLIGHT => {
@@ -333,32 +335,57 @@ async fn ask_and_deliver(
     }
 }
 
-fn hand_out(shared: &Shared, batch: &Batch, keys: Vec<Keys>) {
+async fn hand_out(shared: &Shared, batch: &Batch, keys: Vec<Keys>) {
+    let mut moment = MOMENT;
     for (delivery, keys) in batch.deliveries.iter().zip(keys) {
         match keys {
-            Keys::None => {
-                shared.counters.unmatched.fetch_add(1, Ordering::Relaxed);
-            }
-            Keys::One(key) => send(shared, delivery, std::iter::once(&*key)),
-            Keys::Many(keys) => send(shared, delivery, keys.iter().map(|key| &**key)),
+            Keys::None => send(shared, delivery, std::iter::empty(), &mut moment).await,
+            Keys::One(key) => send(shared, delivery, std::iter::once(&*key), &mut moment).await,
+            Keys::Many(keys) => send(shared, delivery, keys.iter().map(|key| &**key), &mut moment).await,
         }
     }
 }
 
-fn send<'k>(shared: &Shared, delivery: &Delivery, keys: impl Iterator<Item = &'k str>) {
+/// Hands one message to the connections of its keys.
+///
+/// A connection whose outbox is full may only be waiting for its turn: it gets a moment, out of the time that the batch may
+/// cost all the others, and is cut off when that does not help.
+async fn send<'k>(shared: &Shared, delivery: &Delivery, keys: impl Iterator<Item = &'k str>, moment: &mut Duration) {
     let counters = &shared.counters;
     let mut frame = None;
+    let mut full: Vec<(Arc<Handle>, Frame)> = Vec::new();
     let found = shared.hub.with(keys, |peer| {
         // Made for the first connection that is here and shared by all; a gateway that has none of them makes none.
         let frame: &Frame = frame.get_or_insert_with(|| Frame::new(&delivery.content()));
-        if peer.send(frame.clone()) {
-            counters.sent.fetch_add(1, Ordering::Relaxed);
-            counters.sent_bytes.fetch_add(frame.payload_bytes() as u64, Ordering::Relaxed);
-        } else {
-            counters.overflowed.fetch_add(1, Ordering::Relaxed);
+        match peer.send(frame.clone()) {
+            Ok(()) => counters.count_sent(frame),
+            Err(Refused::Full(frame)) => full.push((peer.clone(), frame)),
+            Err(Refused::Closed(_)) => {
+                counters.overflowed.fetch_add(1, Ordering::Relaxed);
+            }
         }
     });
     if found == 0 {
         counters.unmatched.fetch_add(1, Ordering::Relaxed);
+    }
+    for (peer, frame) in full {
+        let began = Instant::now();
+        let _ = timeout(*moment, peer.room()).await;
+        *moment = moment.saturating_sub(began.elapsed());
+        match peer.send(frame.clone()) {
+            Ok(()) => counters.count_sent(&frame),
+            Err(_) => {
+                let unsent = 1 + peer.cut_off() as u64;
+                counters.overflowed.fetch_add(unsent, Ordering::Relaxed);
+                counters.sent.fetch_sub(unsent - 1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl Counters {
+    fn count_sent(&self, frame: &Frame) {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        self.sent_bytes.fetch_add(frame.payload_bytes() as u64, Ordering::Relaxed);
     }
 }

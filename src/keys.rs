@@ -34,34 +34,59 @@ enum Leaf<'a> {
 }
 
 impl KeyTemplate {
-    /// Runs `each` for all the keys of a message, once for each.
-    pub fn keys(&self, delivery: &Delivery, mut each: impl FnMut(&[Cow<'_, str>])) {
+    /// The keys that a message names, each once; none when it names nobody.
+    pub fn keys<'a>(&'a self, delivery: &'a Delivery) -> Named<'a> {
         match &self.0[..] {
-            [part] => match part.read(delivery) {
-                Leaf::Nothing => (),
-                Leaf::One(key) => each(&[key]),
-                Leaf::Many(mut keys) => {
-                    let mut index = 0;
-                    while index < keys.len() {
-                        if keys[..index].contains(&keys[index]) {
-                            keys.remove(index);
-                        } else {
-                            index += 1;
-                        }
-                    }
-                    each(&keys);
-                }
-            },
+            [part] => part.read(delivery).into(),
             parts => {
                 let mut key = String::with_capacity(64);
                 for part in parts {
                     match part.read(delivery) {
                         Leaf::One(text) => key.push_str(&text),
                         // A part that is missing makes no key: half a key could be somebody else's.
-                        Leaf::Nothing | Leaf::Many(_) => return,
+                        Leaf::Nothing | Leaf::Many(_) => return Named::Nobody,
                     }
                 }
-                each(&[key.into()]);
+                Named::One(key.into())
+            }
+        }
+    }
+}
+
+/// Whom a message names.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Named<'a> {
+    Nobody,
+    One(Cow<'a, str>),
+    Many(Vec<Cow<'a, str>>),
+}
+
+impl<'a> Named<'a> {
+    pub fn iter(&self) -> impl Iterator<Item = &Cow<'a, str>> {
+        let keys = match self {
+            Named::Nobody => &[],
+            Named::One(key) => std::slice::from_ref(key),
+            Named::Many(keys) => keys,
+        };
+        keys.iter()
+    }
+}
+
+impl<'a> From<Leaf<'a>> for Named<'a> {
+    fn from(leaf: Leaf<'a>) -> Self {
+        match leaf {
+            Leaf::Nothing => Named::Nobody,
+            Leaf::One(key) => Named::One(key),
+            Leaf::Many(mut keys) => {
+                let mut index = 0;
+                while index < keys.len() {
+                    if keys[..index].contains(&keys[index]) {
+                        keys.remove(index);
+                    } else {
+                        index += 1;
+                    }
+                }
+                Named::Many(keys)
             }
         }
     }
@@ -196,7 +221,7 @@ impl<'de> Visitor<'de> for At<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Leaf<'de>, A::Error> {
         let mut found = Leaf::Nothing;
         let wanted = self.0.split_first();
-        while let Some(is_wanted) = map.next_key_seed(Named(wanted.map(|(token, _)| token.as_str())))? {
+        while let Some(is_wanted) = map.next_key_seed(IsNamed(wanted.map(|(token, _)| token.as_str())))? {
             match wanted {
                 // The last of several members with one name counts, as in JSON.parse.
                 Some((_, rest)) if is_wanted => found = map.next_value_seed(At(rest))?,
@@ -210,9 +235,9 @@ impl<'de> Visitor<'de> for At<'_> {
 }
 
 /// Whether a member has this name.
-struct Named<'n>(Option<&'n str>);
+struct IsNamed<'n>(Option<&'n str>);
 
-impl<'de> DeserializeSeed<'de> for Named<'_> {
+impl<'de> DeserializeSeed<'de> for IsNamed<'_> {
     type Value = bool;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
@@ -220,7 +245,7 @@ impl<'de> DeserializeSeed<'de> for Named<'_> {
     }
 }
 
-impl Visitor<'_> for Named<'_> {
+impl Visitor<'_> for IsNamed<'_> {
     type Value = bool;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -248,9 +273,7 @@ mod tests {
         let mut answers = [values, wire].map(|envelope| {
             let body = body.clone();
             let delivery = Delivery { route: Route::Message, redelivered: false, tag: 1, envelope, body };
-            let mut keys = Vec::new();
-            template.keys(&delivery, |found| keys.extend(found.iter().map(|key| key.to_string())));
-            keys
+            template.keys(&delivery).iter().map(|key| key.to_string()).collect::<Vec<_>>()
         });
         assert_eq!(answers[0], answers[1]);
         std::mem::take(&mut answers[0])

@@ -24,6 +24,8 @@ struct Fickle(Arc<State>);
 #[derive(Default)]
 struct State {
     refusals: AtomicU32,
+    /// How often there is no queue for the first message.
+    unrouted: AtomicU32,
     published: Mutex<Vec<String>>,
     cut: Notify,
     /// Sessions take this many messages and then break.
@@ -65,6 +67,12 @@ impl Session for Fickle {
             batch.pop_front();
         }
         Ok(())
+    }
+    async fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> Result<bool> {
+        if self.0.unrouted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return Ok(false);
+        }
+        self.publish(batch).await.map(|()| true)
     }
     async fn receive(&self, _into: &mut Vec<Delivery>, _max: usize) -> Result<()> {
         std::future::pending().await
@@ -132,6 +140,25 @@ async fn a_session_that_breaks_in_a_batch_loses_nothing_that_it_did_not_take() {
     until(|| fickle.0.published.lock().unwrap().len() == 40).await;
     let expected: Vec<String> = (0..40).map(|number: i32| number.to_string()).collect();
     assert_eq!(*fickle.0.published.lock().unwrap(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backlog_waits_until_its_first_message_has_somewhere_to_go() {
+    let settings = broker("memory:");
+    let fickle = Fickle::default();
+    let (line, events) = open(&fickle, &settings).await;
+    fickle.0.unrouted.store(20, Ordering::SeqCst);
+    fickle.0.cut.notify_one();
+    until(|| !events.0.lock().unwrap().is_empty()).await;
+    let began = Instant::now();
+    for number in 0..300 {
+        line.outgoing.force_push(json("k", &number.to_string()));
+    }
+    until(|| fickle.0.published.lock().unwrap().len() == 300).await;
+    assert!(began.elapsed() >= Duration::from_secs(2));
+    let expected: Vec<String> = (0..300).map(|number: i32| number.to_string()).collect();
+    assert_eq!(*fickle.0.published.lock().unwrap(), expected);
+    assert_eq!(line.counters.lost.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test(start_paused = true)]

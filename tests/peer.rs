@@ -128,10 +128,10 @@ async fn a_close_is_answered_and_told() {
 async fn what_waits_goes_out_before_our_close() {
     let mut setting = start(socket(), b"", true);
     for number in 0..100 {
-        assert!(setting.handle.send(Frame::new(&Content::Text(format!("{number}").into()))));
+        setting.handle.send(Frame::new(&Content::Text(format!("{number}").into()))).unwrap();
     }
     setting.handle.close(GOING_AWAY);
-    assert!(!setting.handle.send(Frame::new(&Content::Text("too late".into()))));
+    assert!(setting.handle.send(Frame::new(&Content::Text("too late".into()))).is_err());
     let mut browser = Browser::over(setting.browser.take().unwrap()).await;
     for number in 0..100 {
         assert_eq!(browser.next().await, Message::Text(format!("{number}").into()));
@@ -174,11 +174,12 @@ async fn a_browser_that_does_not_read_is_cut_off_and_costs_no_more_than_its_limi
     let setting = start(settings, b"", true);
     let block = bytes::Bytes::from(vec![b'x'; 16 * 1024]);
     let mut sent = 0;
-    while setting.handle.send(Frame::new(&Content::Text(block.clone()))) {
+    while setting.handle.send(Frame::new(&Content::Text(block.clone()))).is_ok() {
         sent += 1;
         assert!(sent < 100, "nothing held the sender back");
         tokio::task::yield_now().await;
     }
+    assert!(setting.handle.cut_off() > 0);
     assert_eq!(within(setting.peer).await.unwrap().code, 1013);
 }
 
@@ -191,7 +192,7 @@ async fn a_sink_without_room_holds_the_socket_back_while_frames_still_go_out() {
             into.write_all(&frame(0x81, &[b'x'; 100])).await.unwrap();
         }
     });
-    setting.handle.send(Frame::new(&Content::Text("still here".into())));
+    setting.handle.send(Frame::new(&Content::Text("still here".into()))).unwrap();
     let mut bytes = [0; 17];
     within(from.read_exact(&mut bytes)).await.unwrap();
     assert_eq!(&bytes[7..], b"still here");

@@ -26,6 +26,9 @@ const BATCHES_WAITING: usize = 4;
 /// What is handed to the broker at once; also what a lost connection may take with it.
 const PUBLISH_BATCH: usize = 128;
 const PUBLISH_BYTES: usize = 256 * 1024;
+/// How long a backlog waits for the other side's queues after a loss, and how often it looks.
+const ROUTE_PATIENCE: Duration = Duration::from_secs(30);
+const ROUTE_INTERVAL: Duration = Duration::from_millis(100);
 /// A write so soon after the one before is a sign of load.
 const BUSY: Duration = Duration::from_micros(250);
 /// How long the broker has to answer the closing of a connection that has nothing left to carry.
@@ -155,8 +158,10 @@ impl<B: Broker> Runner<B> {
                 return;
             }
         };
+        let mut was_lost = false;
         loop {
-            let Err(error) = self.serve(&session).await else { break };
+            let Err(error) = self.serve(&session, was_lost).await else { break };
+            was_lost = true;
             // Dropped before the next attempt: an exclusive queue must be free again.
             drop(session);
             if !self.reconnect {
@@ -172,6 +177,7 @@ impl<B: Broker> Runner<B> {
         }
         self.outgoing.close();
         let left = self.outgoing.clear();
+        // What comes after this is refused, and counted there.
         self.counters.lost.fetch_add(left as u64, Ordering::Relaxed);
     }
 
@@ -193,7 +199,9 @@ impl<B: Broker> Runner<B> {
             let mut stopped = self.stopped.clone();
             let deadline = async {
                 let stop = stopped.wait_for(|stop| *stop != Stop::No).await.map(|stop| *stop);
-                if let Ok(Stop::By(deadline)) = stop {
+                if let Ok(Stop::By(deadline)) = stop
+                    && !self.outgoing.is_empty()
+                {
                     tokio::time::sleep_until(deadline).await;
                 }
             };
@@ -213,7 +221,7 @@ impl<B: Broker> Runner<B> {
     }
 
     /// Publishes and consumes until the connection is lost (Err) or a stop has been carried out (Ok).
-    async fn serve(&mut self, session: &B::Session) -> Result<()> {
+    async fn serve(&mut self, session: &B::Session, was_lost: bool) -> Result<()> {
         let mut stopped = self.stopped.clone();
         let stop = async {
             // The sender is dropped with the Line: that is a stop without patience.
@@ -222,7 +230,12 @@ impl<B: Broker> Runner<B> {
                 _ => Instant::now(),
             }
         };
-        let publish = publish(session, &self.outgoing, &self.counters);
+        let publish = async {
+            if was_lost {
+                find_route(session, &self.outgoing, &self.counters).await?;
+            }
+            publish(session, &self.outgoing, &self.counters).await
+        };
         tokio::pin!(publish);
         let stopping = tokio::select! {
             biased;
@@ -244,6 +257,24 @@ impl<B: Broker> Runner<B> {
         }
         Ok(())
     }
+}
+
+/// A broker that was away may have lost its queues, and the other side may not be back to declare them: what waits here
+/// would vanish one message after the other. Holds the first back until it has somewhere to go, or patience ends.
+async fn find_route<S: Session>(session: &S, outgoing: &Buffer<Outgoing>, counters: &Counters) -> Result<()> {
+    let mut front = VecDeque::new();
+    let until = Instant::now() + ROUTE_PATIENCE;
+    while Instant::now() < until && outgoing.drain(&mut front, 1, PUBLISH_BYTES).await {
+        let mut guard = PutBack { count: 1, batch: &mut front, outgoing, counters };
+        if session.publish_if_routed(guard.batch).await? {
+            counters.published.fetch_add(1, Ordering::Relaxed);
+            guard.count = 0;
+            break;
+        }
+        drop(guard);
+        sleep(ROUTE_INTERVAL).await;
+    }
+    Ok(())
 }
 
 /// Ends with Ok when the buffer is closed and empty.

@@ -247,6 +247,10 @@ impl Session for MemorySession {
         Ok(())
     }
 
+    async fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> Result<bool> {
+        self.publish(batch).await.map(|()| true)
+    }
+
     async fn receive(&self, into: &mut Vec<Delivery>, max: usize) -> Result<()> {
         loop {
             if self.inbox.take(into, max) > 0 {

@@ -31,6 +31,9 @@ pub trait Session: Send + Sync + 'static {
     /// certainly not handed over.
     fn publish(&self, batch: &mut VecDeque<Outgoing>) -> impl Future<Output = Result<()>> + Send;
 
+    /// Publishes the one message in `batch` if the broker has a queue for it; otherwise leaves it there and answers false.
+    fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> impl Future<Output = Result<bool>> + Send;
+
     /// Waits for a delivery, then appends what is ready, in order, `max` at the most.
     fn receive(&self, into: &mut Vec<Delivery>, max: usize) -> impl Future<Output = Result<()>> + Send;
 

@@ -30,12 +30,14 @@ pub struct Bridge {
 
 struct Shared {
     id: u32,
-    output: Arc<Output>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
+    /// Let go of with the stream: JavaScript's end of the bridge lives until it is collected, and this function keeps the
+    /// process alive.
+    output: Option<Arc<Output>>,
     inbound: VecDeque<Bytes>,
     inbound_bytes: usize,
     /// JavaScript has paused its socket and waits for `resume`.
@@ -56,9 +58,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, what: &str, bytes: Option<Vec<u8>>) {
-        let args = FnArgs::from((self.id, what.to_owned(), bytes.map(Into::into)));
-        self.output.call(args, ThreadsafeFunctionCallMode::NonBlocking);
+    fn tell(&self, state: &State, what: &str, bytes: Option<Vec<u8>>) {
+        if let Some(output) = &state.output {
+            let args = FnArgs::from((self.id, what.to_owned(), bytes.map(Into::into)));
+            output.call(args, ThreadsafeFunctionCallMode::NonBlocking);
+        }
     }
 
     /// Hands all that is to be written to JavaScript, in one call.
@@ -66,7 +70,7 @@ impl Shared {
         if !state.outbound.is_empty() && !state.closed {
             let bytes = std::mem::take(&mut state.outbound);
             state.in_flight += bytes.len();
-            self.tell("write", Some(bytes));
+            self.tell(state, "write", Some(bytes));
         }
     }
 }
@@ -125,7 +129,8 @@ impl Bridge {
 
 impl Bridge {
     pub(super) fn new(id: u32, output: Arc<Output>) -> (Bridge, BridgeStream) {
-        let shared = Arc::new(Shared { id, output, state: Mutex::default() });
+        let state = State { output: Some(output), ..State::default() };
+        let shared = Arc::new(Shared { id, state: Mutex::new(state) });
         (Bridge { shared: shared.clone() }, BridgeStream { shared })
     }
 }
@@ -158,7 +163,7 @@ impl AsyncRead for BridgeStream {
         }
         if state.paused && state.inbound_bytes < WINDOW / 2 {
             state.paused = false;
-            self.shared.tell("resume", None);
+            self.shared.tell(&state, "resume", None);
         }
         if read || state.ended {
             return Poll::Ready(Ok(()));
@@ -197,14 +202,15 @@ impl AsyncWrite for BridgeStream {
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.shared.lock();
         self.shared.pass_on(&mut state);
-        drop(state);
-        self.shared.tell("end", None);
+        self.shared.tell(&state, "end", None);
         Poll::Ready(Ok(()))
     }
 }
 
 impl Drop for BridgeStream {
     fn drop(&mut self) {
-        self.shared.tell("destroy", None);
+        let mut state = self.shared.lock();
+        self.shared.tell(&state, "destroy", None);
+        state.output = None;
     }
 }

@@ -41,7 +41,7 @@ where
 {
     let (answer, answered) = oneshot::channel();
     let status = function.call_with_return_value(batch, ThreadsafeFunctionCallMode::NonBlocking, move |result, _| {
-        let _ = answer.send(result.map_err(|_| GONE));
+        let _ = answer.send(result.map_err(|error| CoreError::Invalid { detail: error.to_string() }));
         Ok(())
     });
     Box::pin(async move {

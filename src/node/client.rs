@@ -102,10 +102,10 @@ impl Owned for Worker {
 
 #[napi]
 impl NativeClient {
-    /// Sends messages, JSON text or octets, each with its headers as JSON. Returns how many were taken, negative when the
-    /// sender should hold on until `drain`: 3 taken and full is -3 - 1.
+    /// Sends messages, JSON text or octets, each with its headers as JSON. Returns the bytes that wait for the broker now;
+    /// negative when the sender should hold on until `drain`: -1 - n, where n were taken.
     #[napi(catch_unwind)]
-    pub fn send(&self, bodies: Vec<Either<String, Buffer>>, headers: Vec<String>) -> Result<i32> {
+    pub fn send(&self, bodies: Vec<Either<String, Buffer>>, headers: Vec<String>) -> Result<f64> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let _guard = runtime()?.enter();
         let mut taken = 0;
@@ -119,11 +119,14 @@ impl NativeClient {
             match self.worker.send(Outgoing { route: Route::Message, properties, body }) {
                 Sent::Taken => (),
                 Sent::HoldOn => hold_on = true,
-                Sent::Dropped | Sent::Closed => return Ok(-taken - 1),
+                Sent::Dropped | Sent::Closed => {
+                    hold_on = true;
+                    break;
+                }
             }
             taken += 1;
         }
-        Ok(if hold_on { -taken - 1 } else { taken })
+        Ok(if hold_on { f64::from(-1 - taken) } else { self.worker.buffered() as f64 })
     }
 
     #[napi(catch_unwind)]

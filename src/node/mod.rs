@@ -15,24 +15,44 @@ mod socket;
 use std::sync::OnceLock;
 
 use napi::bindgen_prelude::*;
+use napi_derive::napi;
 use serde::de::DeserializeOwned;
 use tokio::runtime::{Builder, Handle};
 
 /// One runtime a process, for all environments (worker threads share this image). It is never shut down: the environments
 /// close what they opened.
-pub(crate) fn runtime() -> Result<&'static Handle> {
-    static RUNTIME: OnceLock<std::io::Result<Handle>> = OnceLock::new();
-    let built = RUNTIME.get_or_init(start_runtime);
-    built.as_ref().map_err(|error| Error::from_reason(format!("EAGAIN||cannot start threads: {error}")))
+static RUNTIME: OnceLock<std::io::Result<Running>> = OnceLock::new();
+
+struct Running {
+    handle: Handle,
+    threads: u32,
 }
 
-/// A scheduler of one thread costs less than one of many with one thread: nobody steals, and everything is near.
-fn start_runtime() -> std::io::Result<Handle> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
+pub(crate) fn runtime() -> Result<&'static Handle> {
+    let running = RUNTIME.get_or_init(|| start_runtime(1));
+    let failed = |error: &std::io::Error| Error::from_reason(format!("EAGAIN||cannot start threads: {error}"));
+    running.as_ref().map(|running| &running.handle).map_err(failed)
+}
+
+/// Starts the runtime with so many threads unless it runs already; returns how many it has.
+#[napi(catch_unwind)]
+pub fn use_threads(threads: u32) -> Result<u32> {
+    RUNTIME.get_or_init(|| start_runtime(threads));
+    runtime()?;
+    Ok(RUNTIME.get().and_then(|running| running.as_ref().ok()).map_or(0, |running| running.threads))
+}
+
+fn start_runtime(threads: u32) -> std::io::Result<Running> {
+    // A scheduler of one thread costs less than one of many that has one: nobody steals, and everything is near.
+    let mut builder = if threads > 1 { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+    if threads > 1 {
+        builder.worker_threads(threads as usize).thread_name("message-engin");
+    }
+    let runtime = builder.enable_all().build()?;
     let handle = runtime.handle().clone();
     let forever = move || runtime.block_on(std::future::pending::<()>());
     std::thread::Builder::new().name("message-engin".into()).spawn(forever)?;
-    Ok(handle)
+    Ok(Running { handle, threads })
 }
 
 /// An error of the core as JavaScript gets it.

@@ -32,14 +32,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lean<S> {
     }
 
     /// Writes all that `next` gives, as many pieces in one write as fit together. Ready when `next` has no more and all of
-    /// it is with the socket; the socket's backpressure otherwise.
+    /// it is with the socket and flushed; the socket's backpressure otherwise.
     pub fn poll_send(&mut self, cx: &mut Context<'_>, mut next: impl FnMut() -> Option<Bytes>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.poll_unsent(cx))?;
-            let Some(first) = next() else { return Poll::Ready(Ok(())) };
+            let Some(first) = next() else { return Pin::new(&mut self.stream).poll_flush(cx) };
             let Some(second) = next() else {
                 ready!(self.poll_write_out(cx, first))?;
-                return Poll::Ready(Ok(()));
+                return Pin::new(&mut self.stream).poll_flush(cx);
             };
             let more = GATHER.with_borrow_mut(|gather| {
                 gather.clear();
@@ -67,7 +67,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lean<S> {
                 Ok(more)
             })?;
             if !more && self.unsent.is_empty() {
-                return Poll::Ready(Ok(()));
+                return Pin::new(&mut self.stream).poll_flush(cx);
             }
         }
     }

@@ -152,17 +152,20 @@ impl Handle {
         Arc::new(Handle { outbox, order: Mutex::new(None), ordered: AtomicWaker::new() })
     }
 
-    /// Queues a frame. False when the connection cannot take it: it is closing, or gets closed here for being too slow.
-    pub fn send(&self, frame: Frame) -> bool {
-        match self.outbox.try_push(frame) {
-            Ok(_) => true,
-            Err(Refused::Closed(_)) => false,
-            Err(Refused::Full(_)) => {
-                self.close(TOO_SLOW);
-                self.outbox.clear();
-                false
-            }
-        }
+    /// Queues a frame; one that finds no room comes back.
+    pub fn send(&self, frame: Frame) -> Result<(), Refused<Frame>> {
+        self.outbox.try_push(frame).map(|_| ())
+    }
+
+    /// Resolves when there is room for a frame, or the connection ends.
+    pub async fn room(&self) {
+        self.outbox.room().await;
+    }
+
+    /// Closes for being too slow; returns how many frames will not be sent.
+    pub fn cut_off(&self) -> usize {
+        self.close(TOO_SLOW);
+        self.outbox.clear()
     }
 
     /// Sends what waits, then a close frame. The first order counts.
@@ -225,9 +228,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
         settings: Arc<SocketSettings>,
     ) -> Option<Peer<S>> {
         let patience = Duration::from_millis(settings.close_timeout);
-        match timeout(patience, stream.write_all(&response)).await {
-            Ok(Ok(())) => (),
-            _ => return None,
+        let answer = async {
+            stream.write_all(&response).await?;
+            stream.flush().await
+        };
+        if !matches!(timeout(patience, answer).await, Ok(Ok(()))) {
+            return None;
         }
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
@@ -424,7 +430,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
         {
             let until = pinged + Duration::from_millis(settings.keepalive_grace_period);
             if now < until {
-                return Ok(until);
+                return Ok(until.min(now + interval));
             }
             self.phase = Phase::Gone;
             return Err(Ended::new(1006, "Peer not responding."));
@@ -438,7 +444,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
         }
         self.pinged = Some(now);
         let grace = Duration::from_millis(settings.keepalive_grace_period);
-        Ok(now + if settings.drop_connection_on_keepalive_timeout { grace } else { interval })
+        // Data in the meantime starts the interval anew, and it may be the shorter of the two.
+        Ok(now + if settings.drop_connection_on_keepalive_timeout { grace.min(interval) } else { interval })
     }
 
     /// The close handshake is complete.

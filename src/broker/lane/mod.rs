@@ -150,6 +150,23 @@ impl Session for AmqpSession {
         }
     }
 
+    async fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> Result<bool> {
+        while let Some(message) = batch.front() {
+            match self.publishing.publish_if_routed(message).await {
+                Ok(Some(false)) => return Ok(false),
+                Ok(Some(true)) => {
+                    batch.pop_front();
+                }
+                Ok(None) => {
+                    self.control.declare_exchanges(&self.plan).await?;
+                    self.publishing.reopen().await.map_err(|broken| self.gone(broken.to_string()))?;
+                }
+                Err(broken) => return Err(self.gone(broken.to_string())),
+            }
+        }
+        Ok(true)
+    }
+
     async fn receive(&self, into: &mut Vec<Delivery>, max: usize) -> Result<()> {
         let heard = || self.silence.heard(&self.silence.consuming);
         self.consuming.receive(into, max, heard).await.map_err(|detail| self.gone(detail))

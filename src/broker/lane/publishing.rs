@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use lapin::protocol::{AMQPClass, channel, connection};
+use lapin::protocol::{AMQPClass, basic, channel, connection};
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Mutex, watch};
@@ -43,6 +43,9 @@ struct State {
     channel: ChannelState,
     /// close-ok has come.
     closed: bool,
+    /// Messages that came back, and answers to basic.qos, so far.
+    returned: u64,
+    answered: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -118,6 +121,25 @@ impl Publishing {
         Ok(Published::All)
     }
 
+    /// Publishes one message as mandatory. The answer to a method that follows it tells that nothing comes back any more.
+    pub async fn publish_if_routed(&self, message: &Outgoing) -> Result<Option<bool>, Broken> {
+        let (before, asked) = {
+            let state = self.state.borrow();
+            (state.returned, state.answered)
+        };
+        if self.state.borrow().channel != ChannelState::Open {
+            return Ok(None);
+        }
+        let mut frames = Vec::new();
+        self.templates[message.route as usize].write_mandatory(&mut frames, message, CHANNEL, self.frame_max);
+        let qos = basic::Qos { prefetch_count: 0, global: false };
+        frames.extend_from_slice(&method_frame(CHANNEL, &AMQPClass::Basic(basic::AMQPMethod::Qos(qos))));
+        self.write(&frames).await?;
+        let mut state = self.state.subscribe();
+        let answer = state.wait_for(|state| state.answered > asked || state.channel != ChannelState::Open).await;
+        Ok(answer.ok().filter(|state| state.channel == ChannelState::Open).map(|state| state.returned == before))
+    }
+
     /// Opens the channel again; `listen` must be running, since it sees the answer.
     pub async fn reopen(&self) -> Result<(), Broken> {
         self.state.send_modify(|state| state.channel = ChannelState::Opening);
@@ -168,6 +190,12 @@ impl Publishing {
                     if let Err(broken) = self.write(&method_frame(CHANNEL, &answer)).await {
                         return broken.to_string();
                     }
+                }
+                AMQPClass::Basic(basic::AMQPMethod::Return(_)) => {
+                    self.state.send_modify(|state| state.returned += 1);
+                }
+                AMQPClass::Basic(basic::AMQPMethod::QosOk(_)) => {
+                    self.state.send_modify(|state| state.answered += 1);
                 }
                 AMQPClass::Channel(channel::AMQPMethod::OpenOk(_)) => {
                     self.state.send_modify(|state| state.channel = ChannelState::Open);

@@ -232,6 +232,7 @@ impl Publish {
         }
         frames.extend_from_slice(&[0, END, HEADER]);
         frames.extend_from_slice(&channel.to_be_bytes());
+        debug_assert_eq!(frames[frames.len() - 4], END);
         Publish { frames: frames.into() }
     }
 
@@ -253,6 +254,14 @@ impl Publish {
             out.extend_from_slice(part);
             out.push(END);
         }
+    }
+
+    /// The same with the mandatory bit: without a queue for it, the message comes back (basic.return).
+    pub fn write_mandatory(&self, out: &mut Vec<u8>, message: &Outgoing, channel: u16, frame_max: usize) {
+        let start = out.len();
+        self.write(out, message, channel, frame_max);
+        // The last octet of the method's arguments holds its bits; the end octet and the next frame's head follow.
+        out[start + self.frames.len() - 5] = 1;
     }
 
     /// Whether a content header with these properties fits into one frame, as it must.
