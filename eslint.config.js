@@ -19,10 +19,17 @@ module.exports = [
       eqeqeq: ['error', 'always', { null: 'ignore' }],
       'no-var': 'error',
       'prefer-const': 'error',
+      // A keyFn may be a generator function and have nothing to wait for.
+      'require-yield': 'off',
     },
   },
   {
     files: ['__test__/jest/**/*.js'],
     languageOptions: { globals: globals.jest },
+  },
+  {
+    files: ['examples/**/public/**/*.js'],
+    languageOptions: { sourceType: 'script', globals: globals.browser },
+    rules: { strict: ['error', 'safe'] },
   },
 ];

@@ -157,7 +157,7 @@ export interface ClientStats {
   received: number;
   /** Bytes in them. */
   receivedBytes: number;
-  /** Messages given to `send` and `$send`. */
+  /** Messages taken by `send` and `$send`. */
   sent: number;
   /** Bytes in them. */
   sentBytes: number;
@@ -358,23 +358,37 @@ export interface MqConf {
  * say who is who, and what is ours. An option that is not known is ignored
  * with a process warning.
  */
-export interface WsConf {
+export interface WsOptions {
   /** Whose upgrades are taken. Other requests go on as before. */
   httpServer: HttpServer | HttpsServer | readonly (HttpServer | HttpsServer)[];
 
   /**
    * Names the connection that a request asks for: a plain, async or generator
    * function (run by co). A falsy key answers 404; a thrown error answers its
-   * `status`, or else 404, with its `reason`.
+   * `status`, or else 404, with its `reason`. Either this or `key` is
+   * required.
    */
-  keyFn: KeyFn;
+  keyFn?: KeyFn;
+  /** In place of keyFn: where the key stands in the request. */
+  key?: DeclaredKey;
 
   /**
    * Says to which key or keys a worker's message goes. Synchronous; called on
    * each gateway for each message. What it throws is told by the event
-   * 'messageKeyError'.
+   * 'messageKeyError'. Either this or `messageKey` is required.
    */
-  messageKeyFn: MessageKeyFn;
+  messageKeyFn?: MessageKeyFn;
+  /**
+   * In place of messageKeyFn: where the key stands in the message. No message
+   * enters JavaScript then.
+   */
+  messageKey?: DeclaredMessageKey;
+
+  /**
+   * Only upgrades of this path (without query) are taken, and at once; others
+   * are left to other listeners. Default null: all that no one else takes.
+   */
+  path?: string | null;
 
   /** The subprotocol that is accepted. Default: none. */
   protocol?: string | null;
@@ -431,20 +445,55 @@ export interface WsConf {
    */
   binary?: boolean;
   /**
-   * What may wait for a browser that reads slowly, in bytes. Default 1048576
-   * (1 MiB).
+   * What may wait for a browser that reads slowly, in bytes; a burst may be
+   * four times as large for half a second. Default 1048576 (1 MiB).
    */
   maxBackpressure?: number;
+  /**
+   * Threads that carry the messages of this process, for all its gateways and
+   * clients; the first start decides. Default 1.
+   */
+  threads?: number;
 }
 
+/** The options with a function or a declaration for each of the two keys. */
+export type WsConf = WsOptions &
+  (
+    { keyFn: KeyFn; key?: undefined } | { key: DeclaredKey; keyFn?: undefined }
+  ) &
+  (
+    | { messageKeyFn: MessageKeyFn; messageKey?: undefined }
+    | { messageKey: DeclaredMessageKey; messageKeyFn?: undefined }
+  );
+
+/**
+ * Where a connection's key stands: a header, a parameter of the query, a
+ * cookie, or several with text between, as in '{header:dn}:{query:appid}'.
+ * Where a part is missing, the request is refused with 404.
+ */
+export type DeclaredKey =
+  | { header: string }
+  | { query: string }
+  | { cookie: string }
+  | { template: string };
+
+/**
+ * Where a message's key stands: a header, a JSON pointer (RFC 6901) into the
+ * message, or several with text between, as in '{header:dn}:{json:/appid}'. An
+ * array there is several keys. Where a part is missing, the message is for
+ * nobody.
+ */
+export type DeclaredMessageKey =
+  { header: string } | { json: string } | { template: string };
+
 export type KeyFn = (
-  this: WsConf,
+  this: WsOptions,
   request: Request,
   gateway: Gateway,
 ) => MaybeKey | Promise<MaybeKey> | Generator<any, MaybeKey, any>;
 
 export type MessageKeyFn = (
-  this: WsConf,
+  this: WsOptions,
   message: any,
   headers: Headers,
   info: { contentType: string },

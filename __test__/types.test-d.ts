@@ -21,6 +21,7 @@ import {
   type Status,
   type Thunk,
   type WsConf,
+  type WsOptions,
   type Yieldable,
 } from '..';
 
@@ -148,8 +149,6 @@ export const wsConfs: WsConf[] = [
   { ...wsConf, keepAlive: true },
   // @ts-expect-error not a server
   { ...wsConf, httpServer: 8080 },
-  // @ts-expect-error both functions are required
-  { httpServer, keyFn: () => 'key' },
   // @ts-expect-error an object is no key
   { ...wsConf, keyFn: () => ({ user: 1 }) },
   // @ts-expect-error messageKeyFn is synchronous
@@ -164,13 +163,13 @@ export const forms: WsConf[] = [
     async keyFn(request, gateway) {
       same<typeof request, Request>();
       same<typeof gateway, Gateway>();
-      same<typeof this, WsConf>();
+      same<typeof this, WsOptions>();
       return request.cookies.find(({ name }) => name === 'user')?.value;
     },
     messageKeyFn(message, headers, info) {
       same<typeof headers, Headers>();
       same<typeof info, { contentType: string }>();
-      same<typeof this, WsConf>();
+      same<typeof this, WsOptions>();
       return [message.to, 5] as const;
     },
   },
@@ -220,7 +219,7 @@ export function request(request: Request) {
 export function gateway(gateway: Gateway) {
   const emitter: EventEmitter = gateway;
   same<typeof gateway.size, number>();
-  same<ReturnType<typeof gateway.close>, Promise<void>>();
+  same<ReturnType<typeof gateway.close>, Yieldable<void>>();
   same<ReturnType<typeof gateway.stats>, GatewayStats>();
   gateway
     .on('reconnecting', ({ attempt, delay, error }) => {
@@ -368,3 +367,22 @@ export function errors(error: unknown) {
   }
   return new MessageEnginError('CLOSED', 'closed', { address: 'memory:' });
 }
+
+// a key is asked for or declared, and one of the two is there
+
+export const declared: WsConf[] = [
+  { httpServer, key: { header: 'k' }, messageKey: { json: '/to/id' } },
+  { httpServer, key: { query: 'k' }, messageKeyFn: () => 'key' },
+  { httpServer, key: { cookie: 'k' }, messageKey: { header: 'k' } },
+  {
+    httpServer,
+    key: { template: '{header:dn}:{query:k}' },
+    messageKey: { template: '{header:dn}:{json:/k}' },
+  },
+  // @ts-expect-error no word of the message's key
+  { httpServer, keyFn: () => 'key' },
+  // @ts-expect-error both
+  { httpServer, keyFn: () => 'k', key: { header: 'k' }, messageKeyFn: () => 1 },
+  // @ts-expect-error a request has no body
+  { httpServer, key: { json: '/k' }, messageKeyFn: () => 'key' },
+];

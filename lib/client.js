@@ -92,8 +92,10 @@ class Client extends EventEmitter {
     this.#outgoing = new Outgoing(
       this.#native,
       this.#settings.bufferSize,
-      ({ message, given }) => {
+      ({ body, message, given }) => {
         this.#counters.undeliverable += 1;
+        this.#counters.sent -= 1;
+        this.#counters.sentBytes -= Buffer.byteLength(body);
         safeEmit(this, 'undeliverable', message, given);
       },
       () => {

@@ -32,6 +32,9 @@ use lean::Lean;
 const READ_BUFFER: usize = 512;
 /// Answers to pings that may wait for a browser that does not read; later ones replace each other.
 const CONTROL_BUFFER: usize = 4 * 1024;
+/// How long, and up to how many times `maxBackpressure`, a burst may wait for a connection.
+const BURST_TIME: Duration = Duration::from_millis(500);
+const BURST_SIZE: usize = 4;
 /// Messages taken from one socket before others get their turn.
 const READ_BUDGET: usize = 64;
 /// Bytes read and thrown away after a close, so that what was in flight does not turn our close frame into a reset.
@@ -141,6 +144,10 @@ pub const TOO_SLOW: Order = Order { code: 1013, reason: "Too slow to take its me
 /// What the rest of the gateway holds of a connection.
 pub struct Handle {
     outbox: Buffer<Frame>,
+    /// Bytes that may wait for longer than a moment.
+    limit: usize,
+    /// Since when more has waited.
+    above: Mutex<Option<Instant>>,
     order: Mutex<Option<Order>>,
     /// Wakes the connection's task for an order while it waits for the socket and not for frames.
     ordered: AtomicWaker,
@@ -148,13 +155,28 @@ pub struct Handle {
 
 impl Handle {
     pub fn new(settings: &SocketSettings) -> Arc<Handle> {
-        let outbox = Buffer::new(settings.max_backpressure);
-        Arc::new(Handle { outbox, order: Mutex::new(None), ordered: AtomicWaker::new() })
+        let limit = settings.max_backpressure;
+        Arc::new(Handle {
+            outbox: Buffer::new(limit),
+            limit,
+            above: Mutex::new(None),
+            order: Mutex::new(None),
+            ordered: AtomicWaker::new(),
+        })
     }
 
     /// Queues a frame; one that finds no room comes back.
+    ///
+    /// A burst is no slowness: more than the limit may wait for a moment, and up to a multiple of it. Whoever stays above
+    /// the limit for longer is too slow.
     pub fn send(&self, frame: Frame) -> Result<(), Refused<Frame>> {
-        self.outbox.try_push(frame).map(|_| ())
+        let mut above = self.above.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.outbox.weight() < self.limit {
+            *above = None;
+        } else if above.get_or_insert_with(Instant::now).elapsed() > BURST_TIME {
+            return Err(Refused::Full(frame));
+        }
+        self.outbox.push_within(frame, self.limit.saturating_mul(BURST_SIZE)).map(|_| ())
     }
 
     /// Resolves when there is room for a frame, or the connection ends.

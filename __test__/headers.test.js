@@ -1,0 +1,144 @@
+'use strict';
+
+// Headers keep their values and types on the way from worker to gateway, and
+// from the upgrade request to the worker.
+
+const test = require('ava');
+const { forEachBroker } = require('./support/brokers');
+const { open } = require('./support/world');
+
+const HEADERS = {
+  to: 'a',
+  text: 'Grüße 世界 👍',
+  empty: '',
+  long: 'x'.repeat(70_000),
+  'Имя 🔑': 'name',
+  zero: 0,
+  negative: -5,
+  int32: 2147483647,
+  beyond32: 2147483648,
+  below32: -2147483649,
+  safe: Number.MAX_SAFE_INTEGER,
+  float: 1.5,
+  tiny: 5e-324,
+  huge: 1.7e308,
+  yes: true,
+  no: false,
+  nothing: null,
+  date: new Date(1_700_000_000_000),
+  bytes: Buffer.from([0, 1, 255]),
+  noBytes: Buffer.alloc(0),
+  list: [1, 'two', null, [true, []], { three: 3 }],
+  dates: [new Date(0), { at: new Date(1000), of: [Buffer.from('x')] }],
+  // Not to be mistaken for the marks by which dates and bytes cross.
+  marks: [['d', 5], ['x', '00'], ['a'], 'd', '!'],
+  nested: { a: { b: { c: ['deep', { d: -1 }] } }, empty: {} },
+};
+
+/** A world whose gateway keeps the headers of what it delivers. */
+async function witness(t, broker) {
+  const seen = [];
+  const world = await open(t, broker, {
+    ws: {
+      messageKeyFn(message, headers) {
+        seen.push(headers);
+        return headers.to;
+      },
+    },
+  });
+  const peer = await world.connect('a');
+  return { ...world, seen, peer };
+}
+
+forEachBroker(test, 'headers of workers', async (t, broker) => {
+  const { client, seen, peer } = await witness(t, broker);
+  client.send('all', HEADERS);
+  const plain = { to: 'a', list: [['d', 5], 1], nested: { x: [] } };
+  client.send('plain', plain);
+  client.send('the same again', HEADERS);
+  client.send(Buffer.from('bytes'), HEADERS);
+  t.is((await peer.received(4)).length, 4);
+  t.deepEqual(seen, [HEADERS, plain, HEADERS, HEADERS]);
+});
+
+forEachBroker(test, 'what headers make of other values', async (t, broker) => {
+  const { client, seen, peer } = await witness(t, broker);
+  client.send('x', {
+    to: 'a',
+    skipped: undefined,
+    seconds: new Date(1_700_000_000_999),
+    typed: new Uint8Array([1, 2]),
+    nan: NaN,
+    own: { toJSON: () => 'text' },
+  });
+  await peer.received(1);
+  t.deepEqual(seen, [
+    {
+      to: 'a',
+      // AMQP counts whole seconds.
+      seconds: new Date(1_700_000_000_000),
+      typed: Buffer.from([1, 2]),
+      nan: null,
+      own: 'text',
+    },
+  ]);
+});
+
+forEachBroker(test, 'no headers are empty headers', async (t, broker) => {
+  const seen = [];
+  const world = await open(t, broker, {
+    ws: {
+      messageKeyFn(message, headers) {
+        seen.push(headers);
+        return 'a';
+      },
+    },
+  });
+  const peer = await world.connect('a');
+  world.client.send(1);
+  world.client.send(2, null);
+  world.client.send(3, {});
+  t.deepEqual(await peer.received(3), ['1', '2', '3']);
+  t.deepEqual(seen, [{}, {}, {}]);
+});
+
+forEachBroker(
+  test,
+  'headers that cannot be carried are an error of the sender',
+  async (t, broker) => {
+    const { client, seen, peer } = await witness(t, broker);
+    const circular = { to: 'a' };
+    circular.self = circular;
+    for (const headers of ['text', 5, [], circular, { to: 1n }]) {
+      const error = t.throws(() => client.send('x', headers), {
+        instanceOf: TypeError,
+      });
+      t.regex(error.code, /^ERR_INVALID_ARG_(TYPE|VALUE)$/);
+      t.regex(error.message, /headers/);
+    }
+    client.send('fine', { to: 'a' });
+    t.deepEqual(await peer.received(1), ['fine']);
+    t.is(seen.length, 1);
+  },
+);
+
+forEachBroker(
+  test,
+  'the headers of a connection come with each message and go back',
+  async (t, broker) => {
+    const { client, seen, connect, messages } = await witness(t, broker);
+    client.on('message', (message, headers) => client.send(message, headers));
+    const peer = await connect('b', {
+      headers: { appId: 'x1', 'X-List': ['one', 'two'] },
+    });
+    peer.send('1');
+    peer.send('2');
+    t.deepEqual(await peer.received(2), ['1', '2']);
+    t.is(messages[0].headers.appid, 'x1');
+    t.is(messages[0].headers['x-list'], 'one, two');
+    t.is(messages[0].headers.upgrade, 'websocket');
+    t.deepEqual(messages[1].headers, messages[0].headers);
+    t.deepEqual(seen[0], messages[0].headers);
+    t.not(messages[1].headers, messages[0].headers);
+  },
+);

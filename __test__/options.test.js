@@ -1,0 +1,198 @@
+'use strict';
+
+// A setting that cannot be used is named in the error, one that is not known in
+// a warning, and a password in neither.
+
+const http = require('node:http');
+const { inspect } = require('node:util');
+const test = require('ava');
+const { Client, OptionError, server } = require('..');
+const { embedded, forEachBroker } = require('./support/brokers');
+const { until } = require('./support/until');
+const { listen, open, usual } = require('./support/world');
+
+const SECRET = 'pa$$word-äö';
+
+const BAD_MQ = [
+  ['host', 5, { host: 5 }],
+  ['host', 'none', { host: [] }],
+  ['host', 'a url', { host: 'amqp://x' }],
+  ['port', 'zero', { port: 0 }],
+  ['port', 'text', { port: 'five' }],
+  ['login', 'number', { login: 5 }],
+  ['password', 'object', { password: { [SECRET]: SECRET } }],
+  ['vhost', 'null', { vhost: null }],
+  ['url', 'other scheme', { url: `http://me:${SECRET}@x` }],
+  ['url', 'no url', { url: SECRET }],
+  ['url', 'number', { url: 5 }],
+  ['authMechanism', 'unknown', { authMechanism: 'MAGIC' }],
+  ['connectionTimeout', 'negative', { connectionTimeout: -1 }],
+  ['connectionTimeout', 'text', { connectionTimeout: '5' }],
+  ['heartbeat', 'fraction', { heartbeat: 0.5 }],
+  ['noDelay', 'number', { noDelay: 1 }],
+  ['ssl', 'enabled', { ssl: { enabled: true, passphrase: SECRET } }],
+  ['clientProperties', 'array', { clientProperties: [] }],
+  ['reconnect', 'text', { reconnect: 'yes' }],
+  ['reconnectBackoffStrategy', 'unknown', { reconnectBackoffStrategy: 'x' }],
+  ['reconnectBackoffTime', 'zero', { reconnectBackoffTime: 0 }],
+  ['bufferSize', 'zero', { bufferSize: 0 }],
+  ['bufferSize', 'infinite', { bufferSize: Infinity }],
+  ['prefetch', 'zero', { prefetch: 0 }],
+  ['receiveQueue', 'empty', { receiveQueue: '' }],
+  ['statusExchange', 'long', { statusExchange: 'x'.repeat(256) }],
+  ['messageQueue', 'long', { messageQueue: 'x'.repeat(201) }],
+];
+
+for (const [option, what, conf] of BAD_MQ) {
+  test(`mqConf.${option}: ${what}`, async (t) => {
+    const wanted = { instanceOf: OptionError, code: 'ERR_INVALID_OPTION' };
+    const httpServer = http.createServer();
+    const errors = [
+      t.throws(() => new Client(conf), wanted),
+      await t.throwsAsync(server.start(conf, { ...usual, httpServer }), wanted),
+    ];
+    for (const error of errors) {
+      t.is(error.option, `mqConf.${option}`);
+      t.true(error.message.startsWith(`mqConf.${option}: `), error.message);
+      t.false(inspect(error).includes(SECRET));
+      t.true(error instanceof TypeError);
+    }
+    t.is(httpServer.listenerCount('upgrade'), 0);
+  });
+}
+
+const BAD_WS = [
+  ['httpServer', undefined],
+  ['httpServer', []],
+  ['httpServer', [5]],
+  ['httpServer', 8080],
+  ['keyFn', undefined],
+  ['keyFn', 'key'],
+  ['messageKeyFn', undefined],
+  ['messageKeyFn', {}],
+  ['protocol', 'two words'],
+  ['origin', 'line\nbreak'],
+  ['maxReceivedFrameSize', 0],
+  ['maxReceivedMessageSize', '1MB'],
+  ['keepalive', 'yes'],
+  ['keepaliveInterval', -5],
+  ['keepaliveGracePeriod', NaN],
+  ['dropConnectionOnKeepaliveTimeout', 1],
+  ['useNativeKeepalive', null],
+  ['closeTimeout', 1.5],
+  ['assembleFragments', false],
+  ['autoAcceptConnections', true],
+  ['binary', 'true'],
+  ['maxBackpressure', 0],
+  ['ignoreXForwardedFor', 'no'],
+];
+
+for (const [option, value] of BAD_WS) {
+  test(`wsConf.${option}: ${inspect(value)}`, async (t) => {
+    const httpServer = http.createServer();
+    const wsConf = { ...usual, httpServer, [option]: value };
+    const error = await t.throwsAsync(
+      server.start(embedded.settings(), wsConf),
+      { instanceOf: OptionError, code: 'ERR_INVALID_OPTION' },
+    );
+    t.is(error.option, `wsConf.${option}`);
+    t.true(error.message.startsWith(`wsConf.${option}: `), error.message);
+    t.is(httpServer.listenerCount('upgrade'), 0);
+  });
+}
+
+test('no settings at all', async (t) => {
+  const wanted = { instanceOf: OptionError };
+  const nothing = await t.throwsAsync(
+    server.start(embedded.settings()),
+    wanted,
+  );
+  t.is(nothing.option, 'wsConf');
+  t.is(t.throws(() => new Client(null), wanted).option, 'mqConf');
+  t.is(t.throws(() => new Client('amqp://x'), wanted).option, 'mqConf');
+  t.notThrows(() => new Client());
+});
+
+forEachBroker(test, 'unknown options are a warning', async (t, broker) => {
+  const mark = broker.name;
+  const warnings = [];
+  const listener = (warning) => {
+    if (warning.message.includes(mark)) warnings.push(warning);
+  };
+  process.on('warning', listener);
+  t.teardown(() => process.removeListener('warning', listener));
+  const world = await open(t, broker, {
+    mq: { [`defaultExchangeName${mark}`]: '' },
+    ws: { [`fancy${mark}`]: SECRET, [`absent${mark}`]: undefined },
+  });
+  await world.connect('a');
+  await until(() => warnings.length >= 3);
+  t.deepEqual(warnings.map(({ message }) => message.split(' ')[0]).sort(), [
+    `mqConf.defaultExchangeName${mark}`,
+    `mqConf.defaultExchangeName${mark}`,
+    `wsConf.fancy${mark}`,
+  ]);
+  for (const { name, code, message } of warnings) {
+    t.is(name, 'MessageEnginWarning');
+    t.is(code, 'MESSAGE_ENGIN_UNKNOWN_OPTION');
+    t.false(message.includes(SECRET));
+  }
+});
+
+forEachBroker(
+  test,
+  'every option of the original is known',
+  async (t, broker) => {
+    const warnings = [];
+    const listener = ({ message, code }) => {
+      const ours = code === 'MESSAGE_ENGIN_UNKNOWN_OPTION';
+      if (ours && !/fancy|absent|defaultExch/.test(message)) {
+        warnings.push(message);
+      }
+    };
+    process.on('warning', listener);
+    t.teardown(() => process.removeListener('warning', listener));
+    const httpServer = await listen(t, http.createServer());
+    const world = await open(t, broker, {
+      mq: {
+        connectionTimeout: 10_000,
+        heartbeat: 5,
+        noDelay: true,
+        ssl: { enabled: false, rejectUnauthorized: true },
+        clientProperties: { applicationName: 'test', nested: { a: [1] } },
+        routingKeyInPayload: false,
+        deliveryTagInPayload: false,
+        reconnect: true,
+        reconnectBackoffStrategy: 'exponential',
+        reconnectBackoffTime: 500,
+        reconnectExponentialLimit: 10_000,
+        authMechanism: 'AMQPLAIN',
+      },
+      ws: {
+        httpServer,
+        maxReceivedFrameSize: 65_536,
+        maxReceivedMessageSize: 1_048_576,
+        fragmentOutgoingMessages: true,
+        fragmentationThreshold: 16_384,
+        keepalive: true,
+        keepaliveInterval: 20_000,
+        dropConnectionOnKeepaliveTimeout: true,
+        keepaliveGracePeriod: 10_000,
+        useNativeKeepalive: false,
+        assembleFragments: true,
+        autoAcceptConnections: false,
+        ignoreXForwardedFor: false,
+        parseCookies: true,
+        parseExtensions: true,
+        disableNagleAlgorithm: true,
+        closeTimeout: 5000,
+        protocol: '',
+        origin: '',
+      },
+    });
+    const peer = await world.connect('a');
+    world.client.send('hello', { to: 'a' });
+    t.deepEqual(await peer.received(1), ['hello']);
+    t.deepEqual(warnings, []);
+  },
+);

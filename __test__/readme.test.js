@@ -1,0 +1,248 @@
+'use strict';
+
+// The README as a new user takes it: its programs are those of examples/, and
+// they run as they are printed, in a folder where message-engin is installed.
+
+const fs = require('node:fs');
+const http = require('node:http');
+const os = require('node:os');
+const path = require('node:path');
+const { pathToFileURL } = require('node:url');
+const test = require('ava');
+const { server } = require('..');
+const { withRabbit } = require('./support/brokers');
+const { launchChromium } = require('./support/chromium');
+const { run } = require('./support/children');
+const { Peer } = require('./support/peers');
+const { until } = require('./support/until');
+
+const root = path.join(__dirname, '..');
+const examples = path.join(root, 'examples');
+const read = (...parts) => fs.readFileSync(path.join(root, ...parts), 'utf8');
+
+const readme = read('README.md');
+/** The programs by their names, which stand in bold before them. */
+const programs = new Map(
+  Array.from(
+    readme.matchAll(/\*\*([\w.]+)\*\*:\n\n```\w+\n([^]*?)```\n/g),
+    ([, name, text]) => [name, text],
+  ),
+);
+
+const rabbit = withRabbit(test);
+
+/**
+ * A folder with the README's programs, where packages resolve to those here.
+ *
+ * @param {import('ava').ExecutionContext} t
+ * @param {string} co the package that is installed as `co`
+ */
+function install(t, co = 'co') {
+  const folder = fs.mkdtempSync(
+    path.join(os.tmpdir(), 'message-engin-readme-'),
+  );
+  t.teardown(() => fs.rmSync(folder, { recursive: true, force: true }));
+  const modules = path.join(folder, 'node_modules');
+  fs.mkdirSync(modules);
+  const link = (name, target) =>
+    fs.symlinkSync(target, path.join(modules, name), 'junction');
+  link('message-engin', root);
+  link('co', path.join(root, 'node_modules', co));
+  for (const [name, text] of programs) {
+    fs.writeFileSync(path.join(folder, name), text);
+  }
+  const fixtures = path.join(__dirname, 'fixtures');
+  return {
+    file: (name) => path.join(folder, name),
+    start: (name, env) =>
+      run(t, path.relative(fixtures, path.join(folder, name)), {
+        PORT: 0,
+        ...env,
+      }),
+  };
+}
+
+/** @param {ReturnType<typeof run>} program */
+async function portOf(program) {
+  const [, port] = await program.prints(/^gateway: listening on port (\d+)$/m);
+  return port;
+}
+
+/**
+ * Connects, sends, gets the echo, and leaves.
+ *
+ * @param {import('ava').ExecutionContext} t
+ * @param {string} port
+ * @param {ReturnType<typeof run>} worker
+ */
+async function converse(t, port, worker) {
+  const peer = new Peer(`ws://127.0.0.1:${port}/?user=bob`);
+  t.teardown(() => peer.terminate());
+  await peer.opened;
+  await worker.prints(/^status \{ status: 1, key: 'bob' \}$/m);
+  const text = JSON.stringify({ to: 'bob', text: 'hello' });
+  peer.send(text);
+  t.deepEqual(await peer.received(1), [text]);
+  await peer.close(1000);
+  await worker.prints(/^status \{\s+status: 0,\s+key: 'bob',/m);
+  t.is(worker.stderr, '');
+}
+
+test('the programs of the README are those of examples/', (t) => {
+  const files = fs
+    .readdirSync(examples, { withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map(({ name }) => name);
+  t.deepEqual([...programs.keys()].sort(), files.sort());
+  for (const [name, text] of programs) t.is(text, read('examples', name), name);
+});
+
+/**
+ * The options of an interface in index.d.ts, with the defaults that its
+ * comments name.
+ *
+ * @param {string} name
+ */
+function declaredOptions(name) {
+  const [, rest] = read('index.d.ts').split(`\nexport interface ${name} {\n`);
+  const [members] = rest.split('\n}\n');
+  const found = members.matchAll(
+    /^ {2}(?:\/\*\*([^]*?)\*\/\n {2})?(\w+)\??:/gm,
+  );
+  return Array.from(found, ([, comment = '', option]) => {
+    const text = comment.replace(/\s+\*?\s*/g, ' ');
+    return [option, /Default ('[^']*'|[\w{}]+)/.exec(text)?.[1]];
+  });
+}
+
+/** The rows of a table of options. @param {string} heading */
+function tableOf(heading) {
+  const [, rest] = readme.split(`\n### ${heading}\n`);
+  const rows = rest
+    .split('\n#')[0]
+    .matchAll(/^\| `(\w+)` +\| +(?:`([^`]+)`|required)? +\|/gm);
+  return new Map(Array.from(rows, ([, option, text]) => [option, text]));
+}
+
+test('the tables name every option, with its default', async (t) => {
+  const values = {};
+  for (const [heading, type] of [
+    ['mqConf', 'MqConf'],
+    ['wsConf', 'WsOptions'],
+  ]) {
+    const table = tableOf(heading);
+    const declared = declaredOptions(type);
+    t.deepEqual(
+      [...table.keys()],
+      declared.map(([option]) => option),
+    );
+    for (const [option, text] of declared) {
+      if (text) t.is(table.get(option), text, option);
+    }
+    values[heading] = Object.fromEntries(
+      [...table]
+        .filter(([, text]) => text)
+        .map(([option, text]) => [
+          option,
+          JSON.parse(text.replaceAll("'", '"')),
+        ]),
+    );
+  }
+
+  const warnings = [];
+  const warned = (warning) => warnings.push(warning.message);
+  process.on('warning', warned);
+  const gateway = await server.start(
+    { url: 'memory://readme', ...values.mqConf },
+    {
+      httpServer: http.createServer(),
+      keyFn() {},
+      messageKeyFn() {},
+      ...values.wsConf,
+    },
+  );
+  await gateway.close();
+  process.off('warning', warned);
+  t.deepEqual(warnings, []);
+});
+
+test('the links of the README lead somewhere', (t) => {
+  const anchors = Array.from(readme.matchAll(/^#+ (.*)$/gm), ([, title]) =>
+    title
+      .toLowerCase()
+      .replace(/[^\w\- ]/g, '')
+      .replaceAll(' ', '-'),
+  );
+  for (const [, target] of readme.matchAll(/\]\(([^)]+)\)/g)) {
+    if (target.startsWith('#'))
+      t.true(anchors.includes(target.slice(1)), target);
+    else t.true(fs.existsSync(path.join(root, target)), target);
+  }
+});
+
+// One after the other: they use the default names on the shared broker.
+
+test.serial('server, client and page on RabbitMQ', async (t) => {
+  const folder = install(t);
+  const env = { AMQP_URL: rabbit().url };
+  const worker = folder.start('client.js', env);
+  await worker.prints(/^worker: waiting for messages$/m);
+  const gateway = folder.start('server.js', env);
+  const port = await portOf(gateway);
+  await converse(t, port, worker);
+  t.regex(worker.stdout, /^message \{ to: 'bob', text: 'hello' \}$/m);
+
+  const html = programs.get('browser.html');
+  const file = folder.file('browser.html');
+  fs.writeFileSync(file, html.replace('localhost:8080', `localhost:${port}`));
+  const { open } = await launchChromium(t);
+  const { page, problems } = await open(pathToFileURL(file).href);
+  const shown = () => page.textContent('pre');
+  await until(async () => (await shown()) === 'open\n');
+  await page.click('button');
+  await until(async () =>
+    /^open\nhello came back after \d+ ms\n$/.test(await shown()),
+  );
+  t.deepEqual(problems, []);
+  await worker.prints(/^status \{ status: 1, key: 'alice' \}$/m);
+  t.is(gateway.stderr + worker.stderr, '');
+});
+
+test.serial('gateway and worker in one process', async (t) => {
+  const program = install(t).start('memory.js');
+  await program.prints(/^worker: waiting for messages$/m);
+  await converse(t, await portOf(program), program);
+});
+
+for (const broker of ['embedded', 'RabbitMQ']) {
+  const env = () => ({
+    AMQP_URL: broker === 'RabbitMQ' ? rabbit().url : 'memory:',
+  });
+
+  test.serial(`${broker}: co 4.6`, async (t) => {
+    const program = install(t).start('co.js', env());
+    await converse(t, await portOf(program), program);
+  });
+
+  test.serial(`${broker}: co 3.1, with the change it needs`, async (t) => {
+    const folder = install(t, 'co3');
+    const text = programs.get('co.js');
+    const changed = text.replace('\nco(main);\n', '\nco(main)();\n');
+    t.not(changed, text);
+    fs.writeFileSync(folder.file('co.js'), changed);
+    const program = folder.start('co.js', env());
+    await converse(t, await portOf(program), program);
+  });
+
+  test.serial(`${broker}: an orderly end`, async (t) => {
+    const program = install(t).start('shutdown.js', env());
+    const peer = new Peer(`ws://127.0.0.1:${await portOf(program)}/?user=bob`);
+    t.teardown(() => peer.terminate());
+    await peer.opened;
+    program.child.kill('SIGTERM');
+    t.like(await peer.closed, { code: 1001 });
+    t.deepEqual(await program.end(), { code: 0, signal: null });
+    t.regex(program.stdout, /^gateway: closed$/m);
+    t.is(program.stderr, '');
+  });
+}

@@ -1,0 +1,80 @@
+'use strict';
+
+// npm run check: everything but the tests that says whether a change is sound.
+
+const { bin } = require('./lib/project');
+const { run } = require('./lib/run');
+const { step, script, Problem } = require('./lib/steps');
+const { buildAddon, checkTools, installPackages } = require('./prepare');
+
+/**
+ * @param {string} packageName
+ * @param {string} command
+ * @param {...string} args
+ */
+const tool =
+  (packageName, command, ...args) =>
+  () =>
+    runQuietly(process.execPath, [bin(packageName, command), ...args]);
+
+/** @param {...string} args */
+const cargo =
+  (...args) =>
+  () =>
+    runQuietly('cargo', args);
+
+/**
+ * @param {string} command
+ * @param {string[]} args
+ */
+async function runQuietly(command, args) {
+  const { ok } = await run(command, args, { prefix: '  | ' });
+  return ok;
+}
+
+/** What the build generates is committed, so that a reader has it at hand. */
+async function bindingIsCommitted() {
+  const file = 'binding.d.ts';
+  await buildAddon({ always: true });
+  const git = (/** @type {string[]} */ ...args) =>
+    run('git', args, { prefix: '  | ', quiet: args[0] !== 'diff' });
+  if (!(await git('rev-parse', '--is-inside-work-tree')).ok) {
+    step(`not a git clone: cannot tell whether ${file} is up to date`);
+    return true;
+  }
+  if (!(await git('ls-files', '--error-unmatch', '--', file)).ok) {
+    step(`${file} is not in git`);
+    return false;
+  }
+  return (await git('diff', '--exit-code', '--', file)).ok;
+}
+
+/** @type {Record<string, () => Promise<boolean>>} */
+const CHECKS = {
+  prettier: tool('prettier', 'prettier', '--check', '.'),
+  eslint: tool('eslint', 'eslint', '--max-warnings=0', '.'),
+  tsc: tool('typescript', 'tsc'),
+  'cargo fmt': cargo('fmt', '--check'),
+  clippy: cargo('clippy', '--all-targets', '--', '-D', 'warnings'),
+  'clippy, core alone': cargo(
+    ...['clippy', '--all-targets', '--no-default-features'],
+    ...['--', '-D', 'warnings'],
+  ),
+  'binding.d.ts is up to date': bindingIsCommitted,
+};
+
+script(async () => {
+  await checkTools();
+  await installPackages();
+  const failures = [];
+  for (const [name, check] of Object.entries(CHECKS)) {
+    step(`${name}: checking`);
+    const ok = await check();
+    step(`${name}: ${ok ? 'ok' : 'FAILED'}`);
+    if (!ok) failures.push(name);
+  }
+  if (failures.length > 0) {
+    throw new Problem(`these checks do not pass: ${failures.join(', ')}`);
+  }
+  step('all checks pass');
+});
