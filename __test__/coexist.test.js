@@ -201,3 +201,28 @@ forEachBroker(test, 'two gateways on two servers', async (t, broker) => {
   back.client.send('still here', { to: 'r' });
   t.deepEqual(await peers[1].received(1), ['still here']);
 });
+
+forEachBroker(
+  test,
+  'with a path, the rest is left alone',
+  async (t, broker) => {
+    const httpServer = await listen(t, http.createServer());
+    const world = await open(t, broker, { ws: { httpServer, path: '/chat' } });
+    const nobody = await world.raw();
+    t.is((await nobody.upgrade('/elsewhere?key=a')).status, 404);
+    const permitted = gate();
+    // Nothing shows that this one will take a socket.
+    const wss = new WebSocketServer({ noServer: true });
+    httpServer.on('upgrade', async (request, socket, head) => {
+      if (!request.url.startsWith('/later')) return;
+      await permitted.promise;
+      wss.handleUpgrade(request, socket, head, (opened) => opened.send('late'));
+    });
+    t.teardown(() => wss.clients.forEach((client) => client.terminate()));
+    const late = world.knock('a', { path: 'later' });
+    await world.connect('b', { path: 'chat' });
+    permitted.open();
+    t.deepEqual(await late.received(1), ['late']);
+    t.deepEqual(await world.told(1), [[1, 'b']]);
+  },
+);

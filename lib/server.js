@@ -158,14 +158,16 @@ class Gateway extends EventEmitter {
     // Who else listens decides in this same turn. Node cannot read from the
     // socket before the next tick is over, so nothing is lost by waiting.
     const written = socket.bytesWritten;
+    const claims = claimsOn(socket);
     process.nextTick(() => {
       const taken =
         socket.destroyed ||
         socket.bytesWritten !== written ||
         socket.writableLength > 0 ||
         socket.readableFlowing !== null ||
-        // Node has taken its own listeners off: these are somebody's who cares.
-        CLAIMS.some((name) => socket.listenerCount(name) > 0);
+        // Who listens to a socket has plans for it, perhaps after a question
+        // to somebody else.
+        claimsOn(socket) > claims;
       if (!taken) this.#upgrade(httpRequest, socket, head);
     });
   };
@@ -305,6 +307,11 @@ class Gateway extends EventEmitter {
   _output(id, what, bytes) {
     output(this.#bridges, id, what, bytes);
   }
+}
+
+/** @param {Socket} socket */
+function claimsOn(socket) {
+  return CLAIMS.reduce((sum, name) => sum + socket.listenerCount(name), 0);
 }
 
 /** @param {IncomingMessage} httpRequest */
