@@ -1,7 +1,21 @@
 'use strict';
 
-const { isIPv6 } = require('node:net');
 const { version } = require('../package.json');
+const { URL_FORMS, addressOf, parseHost, readUrl } = require('./broker-url');
+const {
+  MAX_PORT,
+  isFunction,
+  isIntegerWithin,
+  isObject,
+  isPort,
+  isServer,
+  isText,
+  isToken,
+  plainJson,
+  shown,
+  typeName,
+  warn,
+} = require('./checks');
 const { OptionError } = require('./errors');
 const { messageKeyParts, requestKeyParts } = require('./keys');
 
@@ -86,7 +100,6 @@ const { messageKeyParts, requestKeyParts } = require('./keys');
 const MAX_MS = 2 ** 32 - 1;
 const MAX_BYTES = Number.MAX_SAFE_INTEGER;
 const MAX_THREADS = 64;
-const MAX_PORT = 65535;
 // An AMQP short, which heartbeat and prefetch are on the wire, and the length
 // of a short string, which names are (AMQP 0-9-1, 4.2.5).
 const MAX_SHORT = 65535;
@@ -142,9 +155,7 @@ const required = (expected, fits) => ({ expected, fits, required: true });
  */
 const mqRules = {
   url: {
-    expected:
-      "'amqp://login:password@host:port/vhost' with each part " +
-      "percent-encoded, 'memory:' or 'memory://name'",
+    expected: URL_FORMS,
     fits: (value) => isText(value),
     to: (value) => (value === '' ? undefined : readUrl(value)),
     secret: true,
@@ -434,225 +445,4 @@ function check(conf, label, rules) {
   return given;
 }
 
-/** @param {string} text */
-function warn(text) {
-  process.emitWarning(text, {
-    type: 'MessageEnginWarning',
-    code: 'MESSAGE_ENGIN_UNKNOWN_OPTION',
-  });
-}
-
-/**
- * The settings that a url holds; what it leaves out is left out here too.
- * The vhost is the whole path after its first '/', as in node-amqp.
- *
- * @param {string} text
- * @returns {Record<string, unknown>}
- * @throws {OptionError} without any part of the url, which may hold a password
- */
-function readUrl(text) {
-  /** @type {Record<string, unknown> | null} */
-  let settings;
-  try {
-    const url = new URL(text);
-    settings =
-      url.protocol === 'memory:' ? memoryFromUrl(url) : brokerFromUrl(url);
-  } catch {
-    // Neither URL's errors nor those of decodeURIComponent may pass: they
-    // carry their input.
-    settings = null;
-  }
-  if (!settings) {
-    throw new OptionError('mqConf.url', `expected ${mqRules.url.expected}`);
-  }
-  return Object.fromEntries(
-    Object.entries(settings).filter(([, value]) => value !== ''),
-  );
-}
-
-/** @param {URL} url */
-function memoryFromUrl(url) {
-  const memoryName = decodeURIComponent(url.hostname);
-  // Anything beyond the name would be lost in silence.
-  const plain = ['memory:', `memory://${url.hostname}`].includes(
-    url.href.replace(/\/+$/, ''),
-  );
-  return plain ? { kind: 'memory', memoryName } : null;
-}
-
-/** @param {URL} url */
-function brokerFromUrl(url) {
-  const tls = url.protocol === 'amqps:';
-  const slashes = url.href.startsWith(`${url.protocol}//`);
-  const host = decodeURIComponent(url.hostname);
-  const port = Number(url.port || (tls ? 5671 : 5672));
-  const vhost = decodeURIComponent(url.pathname.slice(1));
-  if (
-    !(tls || url.protocol === 'amqp:') ||
-    !slashes ||
-    // A '#' that is not encoded would cut off most of the url unseen.
-    url.hash ||
-    !isPort(port) ||
-    !(host === '' || parseHost(host)) ||
-    !isText(vhost, MAX_NAME)
-  ) {
-    return null;
-  }
-  if (url.search) {
-    warn(
-      'The query of mqConf.url is not known to message-engin and is ignored',
-    );
-  }
-  return {
-    ssl: tls,
-    host,
-    port,
-    vhost,
-    login: decodeURIComponent(url.username),
-    password: decodeURIComponent(url.password),
-  };
-}
-
-/**
- * 'name', 'name:port', '127.0.0.1:port', '::1', '[::1]' or '[::1]:port'.
- *
- * @param {unknown} text
- * @returns {{ host: string, port?: number } | null}
- */
-function parseHost(text) {
-  if (!isText(text)) return null;
-  if (isIPv6(text)) return { host: text };
-  const parts =
-    /^(?:\[(?<ipv6>[^\]]+)\]|(?<name>[^\s\p{Cc}:/@?#|\\[\]]+))(?::(?<port>\d+))?$/u.exec(
-      text,
-    )?.groups;
-  if (!parts || (parts.ipv6 && !isIPv6(parts.ipv6))) return null;
-  const host = parts.ipv6 ?? parts.name;
-  if (parts.port === undefined) return { host };
-  const port = Number(parts.port);
-  return isPort(port) ? { host, port } : null;
-}
-
-/** @param {MqSettings} settings */
-function addressOf({ kind, memoryName, hosts, vhost }) {
-  if (kind === 'memory') {
-    return `memory:${memoryName && `//${encodeURIComponent(memoryName)}`}`;
-  }
-  const authorities = hosts.map(
-    ({ host, port }) => `${isIPv6(host) ? `[${host}]` : host}:${port}`,
-  );
-  return `amqp://${authorities.join()}/${encodeURIComponent(vhost)}`;
-}
-
-/**
- * @param {unknown} value
- * @param {number} [maxBytes]
- * @returns {value is string} a string that UTF-8 can carry
- */
-function isText(value, maxBytes = Infinity) {
-  return (
-    typeof value === 'string' &&
-    // Half a surrogate pair has no UTF-8 and would fail far from here.
-    !/\p{Surrogate}/u.test(value) &&
-    Buffer.byteLength(value) <= maxBytes
-  );
-}
-
-/**
- * An RFC 7230 token (section 3.2.6), which a subprotocol has to be
- * (RFC 6455, section 4.1).
- *
- * @param {unknown} value
- * @returns {value is string}
- */
-function isToken(value) {
-  return typeof value === 'string' && /^[\w!#$%&'*+\-.^`|~]+$/.test(value);
-}
-
-/**
- * @param {unknown} value
- * @param {number} min
- * @param {number} max
- */
-function isIntegerWithin(value, min, max) {
-  return (
-    Number.isInteger(value) && Number(value) >= min && Number(value) <= max
-  );
-}
-
-/** @param {unknown} value */
-function isPort(value) {
-  return isIntegerWithin(value, 1, MAX_PORT);
-}
-
-/**
- * @param {unknown} value
- * @returns {value is Record<string, unknown>}
- */
-function isObject(value) {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-/** @param {unknown} value */
-function isFunction(value) {
-  return typeof value === 'function';
-}
-
-/** @param {unknown} value */
-function isServer(value) {
-  // No instanceof: servers of other realms, wrappers and proxies of servers
-  // are as good.
-  return (
-    isObject(value) && isFunction(value.on) && isFunction(value.removeListener)
-  );
-}
-
-/**
- * A copy of what JSON can say, or undefined when it cannot be said.
- *
- * @param {unknown} value
- * @returns {Record<string, unknown> | undefined}
- */
-function plainJson(value) {
-  try {
-    const copy = JSON.parse(
-      JSON.stringify(value, (key, item) => {
-        if (!isText(key) || (typeof item === 'string' && !isText(item))) {
-          throw new TypeError('not UTF-8');
-        }
-        return item;
-      }),
-    );
-    return isObject(copy) ? copy : undefined;
-  } catch {
-    return undefined;
-  }
-}
-
-/**
- * A value as an error may print it: short, and without what might be a
- * password inside a url.
- *
- * @param {unknown} value
- */
-function shown(value) {
-  if (typeof value === 'string' && !/@|:\/\//.test(value)) {
-    return JSON.stringify(
-      value.length > 60 ? `${value.slice(0, 57)}...` : value,
-    );
-  }
-  if (typeof value === 'bigint') return `${value}n`;
-  return ['number', 'boolean'].includes(typeof value)
-    ? String(value)
-    : typeName(value);
-}
-
-/** @param {unknown} value */
-function typeName(value) {
-  if (value === undefined) return 'nothing';
-  if (value === null) return 'null';
-  const type = Array.isArray(value) ? 'array' : typeof value;
-  return `${/^[aeiou]/.test(type) ? 'an' : 'a'} ${type}`;
-}
-
-module.exports = { mqSettings, wsSettings, isToken };
+module.exports = { mqSettings, wsSettings };

@@ -4,16 +4,17 @@
 //! that waits goes out in one write. A peer is one task that polls both directions: a browser that does not read is still read from, and one whose messages
 //! find no room is still written to. No timer is touched per message.
 
+mod frame;
+mod handle;
 mod lean;
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::task::AtomicWaker;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -23,66 +24,20 @@ use tokio_tungstenite::tungstenite::error::{Error as WsError, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
-use crate::buffer::{Buffer, Refused, Weight};
 use crate::config::SocketSettings;
 use crate::message::Content;
+pub use frame::Frame;
+pub use handle::{GOING_AWAY, Handle, Order, REPLACED};
 use lean::Lean;
 
 /// tungstenite's own buffer, which every connection holds; what one read brings is bounded elsewhere.
 const READ_BUFFER: usize = 512;
 /// Answers to pings that may wait for a browser that does not read; later ones replace each other.
 const CONTROL_BUFFER: usize = 4 * 1024;
-/// How long, and up to how many times `maxBackpressure`, a burst may wait for a connection.
-const BURST_TIME: Duration = Duration::from_millis(500);
-const BURST_SIZE: usize = 4;
 /// Messages taken from one socket before others get their turn.
 const READ_BUDGET: usize = 64;
 /// Bytes read and thrown away after a close, so that what was in flight does not turn our close frame into a reset.
 const LINGER_BYTES: usize = 1024 * 1024;
-
-/// A data frame as it goes out, unmasked (RFC 6455, section 5.2), for one connection or for many.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame {
-    bytes: Bytes,
-    payload: usize,
-}
-
-impl Frame {
-    /// Text that is not UTF-8 goes as a binary frame: a text frame must not carry it (RFC 6455, section 5.6).
-    pub fn new(content: &Content) -> Frame {
-        let (opcode, payload) = match content {
-            Content::Text(text) if std::str::from_utf8(text).is_ok() => (1, text),
-            Content::Text(bytes) | Content::Binary(bytes) => (2, bytes),
-        };
-        let mut bytes = Vec::with_capacity(payload.len() + 10);
-        bytes.push(0x80 | opcode);
-        match payload.len() {
-            length @ ..126 => bytes.push(length as u8),
-            length => match u16::try_from(length) {
-                Ok(length) => {
-                    bytes.push(126);
-                    bytes.extend_from_slice(&length.to_be_bytes());
-                }
-                Err(_) => {
-                    bytes.push(127);
-                    bytes.extend_from_slice(&(length as u64).to_be_bytes());
-                }
-            },
-        }
-        bytes.extend_from_slice(payload);
-        Frame { bytes: bytes.into(), payload: payload.len() }
-    }
-
-    pub fn payload_bytes(&self) -> usize {
-        self.payload
-    }
-}
-
-impl Weight for Frame {
-    fn weight(&self) -> usize {
-        self.bytes.len() + 64
-    }
-}
 
 /// Why a connection ended: what status 0 says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,87 +78,6 @@ fn meaning(code: u16) -> &'static str {
         1011 => "Internal Server Error",
         1015 => "TLS Handshake Failed",
         _ => "",
-    }
-}
-
-/// A close that this side asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Order {
-    pub code: u16,
-    pub reason: &'static str,
-}
-
-/// The gateway ends.
-pub const GOING_AWAY: Order = Order { code: 1001, reason: "Server is shutting down" };
-/// A newer connection took the key. In the range that RFC 6455 leaves to applications, so that a page can tell it from a
-/// failure and need not reconnect.
-pub const REPLACED: Order = Order { code: 4001, reason: "Replaced by a newer connection" };
-/// What waits for the browser has outgrown `maxBackpressure`.
-pub const TOO_SLOW: Order = Order { code: 1013, reason: "Too slow to take its messages" };
-
-/// What the rest of the gateway holds of a connection.
-pub struct Handle {
-    outbox: Buffer<Frame>,
-    /// Bytes that may wait for longer than a moment.
-    limit: usize,
-    /// Since when more has waited.
-    above: Mutex<Option<Instant>>,
-    order: Mutex<Option<Order>>,
-    /// Wakes the connection's task for an order while it waits for the socket and not for frames.
-    ordered: AtomicWaker,
-}
-
-impl Handle {
-    pub fn new(settings: &SocketSettings) -> Arc<Handle> {
-        let limit = settings.max_backpressure;
-        Arc::new(Handle {
-            outbox: Buffer::new(limit),
-            limit,
-            above: Mutex::new(None),
-            order: Mutex::new(None),
-            ordered: AtomicWaker::new(),
-        })
-    }
-
-    /// Queues a frame; one that finds no room comes back.
-    ///
-    /// A burst is no slowness: more than the limit may wait for a moment, and up to a multiple of it. Whoever stays above
-    /// the limit for longer is too slow.
-    pub fn send(&self, frame: Frame) -> Result<(), Refused<Frame>> {
-        let mut above = self.above.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.outbox.weight() < self.limit {
-            *above = None;
-        } else if above.get_or_insert_with(Instant::now).elapsed() > BURST_TIME {
-            return Err(Refused::Full(frame));
-        }
-        self.outbox.push_within(frame, self.limit.saturating_mul(BURST_SIZE)).map(|_| ())
-    }
-
-    /// Resolves when there is room for a frame, or the connection ends.
-    pub async fn room(&self) {
-        self.outbox.room().await;
-    }
-
-    /// Closes for being too slow; returns how many frames will not be sent.
-    pub fn cut_off(&self) -> usize {
-        self.close(TOO_SLOW);
-        self.outbox.clear()
-    }
-
-    /// Sends what waits, then a close frame. The first order counts.
-    pub fn close(&self, order: Order) {
-        self.order.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(order);
-        self.outbox.close();
-        self.ordered.wake();
-    }
-
-    fn poll_order(&self, cx: &mut Context<'_>) -> Poll<Order> {
-        self.ordered.register(cx.waker());
-        self.order.lock().unwrap_or_else(PoisonError::into_inner).map_or(Poll::Pending, Poll::Ready)
-    }
-
-    fn order(&self) -> Order {
-        self.order.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(GOING_AWAY)
     }
 }
 

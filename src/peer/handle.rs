@@ -1,0 +1,97 @@
+//! What the rest of the gateway holds of a connection: its outbox, and the order to close it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use tokio::time::Instant;
+
+use super::frame::Frame;
+use crate::buffer::{Buffer, Refused};
+use crate::config::SocketSettings;
+
+/// How long, and up to how many times `maxBackpressure`, a burst may wait for a connection.
+const BURST_TIME: Duration = Duration::from_millis(500);
+const BURST_SIZE: usize = 4;
+
+/// A close that this side asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    pub code: u16,
+    pub reason: &'static str,
+}
+
+/// The gateway ends.
+pub const GOING_AWAY: Order = Order { code: 1001, reason: "Server is shutting down" };
+/// A newer connection took the key. In the range that RFC 6455 leaves to applications, so that a page can tell it from a
+/// failure and need not reconnect.
+pub const REPLACED: Order = Order { code: 4001, reason: "Replaced by a newer connection" };
+/// What waits for the browser has outgrown `maxBackpressure`.
+pub const TOO_SLOW: Order = Order { code: 1013, reason: "Too slow to take its messages" };
+
+/// What the rest of the gateway holds of a connection.
+pub struct Handle {
+    pub(super) outbox: Buffer<Frame>,
+    /// Bytes that may wait for longer than a moment.
+    limit: usize,
+    /// Since when more has waited.
+    above: Mutex<Option<Instant>>,
+    order: Mutex<Option<Order>>,
+    /// Wakes the connection's task for an order while it waits for the socket and not for frames.
+    ordered: AtomicWaker,
+}
+
+impl Handle {
+    pub fn new(settings: &SocketSettings) -> Arc<Handle> {
+        let limit = settings.max_backpressure;
+        Arc::new(Handle {
+            outbox: Buffer::new(limit),
+            limit,
+            above: Mutex::new(None),
+            order: Mutex::new(None),
+            ordered: AtomicWaker::new(),
+        })
+    }
+
+    /// Queues a frame; one that finds no room comes back.
+    ///
+    /// A burst is no slowness: more than the limit may wait for a moment, and up to a multiple of it. Whoever stays above
+    /// the limit for longer is too slow.
+    pub fn send(&self, frame: Frame) -> Result<(), Refused<Frame>> {
+        let mut above = self.above.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.outbox.weight() < self.limit {
+            *above = None;
+        } else if above.get_or_insert_with(Instant::now).elapsed() > BURST_TIME {
+            return Err(Refused::Full(frame));
+        }
+        self.outbox.push_within(frame, self.limit.saturating_mul(BURST_SIZE)).map(|_| ())
+    }
+
+    /// Resolves when there is room for a frame, or the connection ends.
+    pub async fn room(&self) {
+        self.outbox.room().await;
+    }
+
+    /// Closes for being too slow; returns how many frames will not be sent.
+    pub fn cut_off(&self) -> usize {
+        self.close(TOO_SLOW);
+        self.outbox.clear()
+    }
+
+    /// Sends what waits, then a close frame. The first order counts.
+    pub fn close(&self, order: Order) {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(order);
+        self.outbox.close();
+        self.ordered.wake();
+    }
+
+    pub(super) fn poll_order(&self, cx: &mut Context<'_>) -> Poll<Order> {
+        self.ordered.register(cx.waker());
+        self.order.lock().unwrap_or_else(PoisonError::into_inner).map_or(Poll::Pending, Poll::Ready)
+    }
+
+    pub(super) fn order(&self) -> Order {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(GOING_AWAY)
+    }
+}
