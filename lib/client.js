@@ -1,7 +1,7 @@
 'use strict';
 
 const { EventEmitter } = require('node:events');
-const { startClient } = require('../binding.js');
+const { startClient } = require('./native');
 const { MessageEnginError, fromNative } = require('./errors');
 const { emitLineEvent, safeEmit } = require('./line-events');
 const {

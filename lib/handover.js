@@ -1,6 +1,6 @@
 'use strict';
 
-const { Socket: NativeSocket } = require('../binding.js');
+const { Socket: NativeSocket } = require('./native');
 
 /**
  * @typedef {import('node:net').Socket} Socket

@@ -3,7 +3,7 @@
 const { randomBytes } = require('node:crypto');
 const { EventEmitter } = require('node:events');
 const co = require('co');
-const { startGateway, useThreads } = require('../binding.js');
+const { startGateway, useThreads } = require('./native');
 const { fromNative } = require('./errors');
 const { output, takeOver } = require('./handover');
 const { requestKey } = require('./keys');
