@@ -37,25 +37,17 @@ impl Control {
     /// Connects, and declares all of `plan` but the private queues.
     pub async fn declare(&self, plan: &Plan) -> Result<Declared> {
         let durable = self.durable_queues.load(Ordering::Relaxed);
-        match self.try_declare(plan, durable).await {
+        let (connection, host) = self.open().await?;
+        match declare_on(connection, plan, durable).await {
             Err(Error::Refused { code: "INTERNAL_ERROR", .. }) if !durable => {
-                let declared = self.try_declare(plan, true).await?;
+                // The same host again: those before it in the list have cost their time already.
+                let connection = Connection::open(&self.settings, &host).await?;
+                let (connection, as_declared) = declare_on(connection, plan, true).await?;
                 self.durable_queues.store(true, Ordering::Relaxed);
-                Ok(declared)
+                Ok(Declared { connection, host, as_declared })
             }
-            result => result,
+            result => result.map(|(connection, as_declared)| Declared { connection, host, as_declared }),
         }
-    }
-
-    async fn try_declare(&self, plan: &Plan, durable: bool) -> Result<Declared> {
-        let (mut connection, host) = self.open().await?;
-        connection.open_channel(CHANNEL).await?;
-        let as_declared = exchanges(&mut connection, plan).await?;
-        for queue in plan.queues.iter().filter(|queue| !queue.private) {
-            shared_queue(&mut connection, queue, durable).await?;
-        }
-        connection.close_channel(CHANNEL).await?;
-        Ok(Declared { connection, host, as_declared })
     }
 
     /// Declares the exchanges alone, over a connection of its own: one that was autoDelete may have gone.
@@ -86,6 +78,17 @@ impl Control {
         }
         Err(error)
     }
+}
+
+/// Declares what is shared on a connection, and gives it back with the names of the exchanges that stand as declared.
+async fn declare_on(mut connection: Connection, plan: &Plan, durable: bool) -> Result<(Connection, Vec<String>)> {
+    connection.open_channel(CHANNEL).await?;
+    let as_declared = exchanges(&mut connection, plan).await?;
+    for queue in plan.queues.iter().filter(|queue| !queue.private) {
+        shared_queue(&mut connection, queue, durable).await?;
+    }
+    connection.close_channel(CHANNEL).await?;
+    Ok((connection, as_declared))
 }
 
 /// Whether it stands as declared; what exists otherwise is left as it is, and the channel is opened again.
