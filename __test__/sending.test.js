@@ -216,3 +216,27 @@ forEachBroker(test, 'close() sends what waits', async (t, broker) => {
     range(1000),
   );
 });
+
+forEachBroker(
+  test,
+  'headers that JSON cannot carry as they are do no harm to others',
+  async (t, broker) => {
+    const world = await open(t, broker);
+    const peer = await world.connect('a');
+    const to = { to: 'a' };
+    world.client.send('before', to);
+    world.client.send('half a pair', { ...to, name: 'abc\ud83d' });
+    let deep = {};
+    for (let level = 0; level < 200; level += 1) deep = { deep };
+    const round = { ...to };
+    round.round = round;
+    for (const headers of [{ deep }, round]) {
+      t.throws(() => world.client.send('x', headers), {
+        code: 'ERR_INVALID_ARG_VALUE',
+      });
+    }
+    world.client.send('after', to);
+    t.deepEqual(await peer.received(3), ['before', 'half a pair', 'after']);
+    t.is(world.client.stats().sent, 3);
+  },
+);

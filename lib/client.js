@@ -20,6 +20,22 @@ const { yieldable } = require('./yieldable');
  * @typedef {import('..').MqConf} MqConf
  */
 
+/**
+ * Deliveries: their bodies one behind the other and where each ends, headers,
+ * content types, routing keys, exchanges, delivery tags and flags.
+ *
+ * @typedef {[
+ *   bodies: Buffer,
+ *   ends: number[],
+ *   headers: string[],
+ *   types: string[],
+ *   keys: string[],
+ *   exchanges: string[],
+ *   tags: number[],
+ *   flags: number[],
+ * ]} Batch
+ */
+
 /** How long close() tries to publish what waits, in ms. */
 const CLOSE_PATIENCE = 5000;
 
@@ -56,6 +72,8 @@ class Client extends EventEmitter {
    * @type {(() => void)[] | null}
    */
   #early = [];
+  /** @type {Promise<void> | undefined} */
+  #replayed;
   /** Thunks of $send that wait for room. @type {(() => void)[]} */
   #held = [];
   /** Listeners have a batch in hand. */
@@ -103,10 +121,13 @@ class Client extends EventEmitter {
         safeEmit(this, 'drain');
       },
     );
-    setImmediate(() => {
-      const early = this.#early ?? [];
-      this.#early = null;
-      for (const deliver of early) deliver();
+    this.#replayed = new Promise((resolve) => {
+      setImmediate(() => {
+        const early = this.#early ?? [];
+        this.#early = null;
+        for (const deliver of early) deliver();
+        resolve();
+      });
     });
     return this;
   }
@@ -174,6 +195,7 @@ class Client extends EventEmitter {
     // What is being started must be ended, and what failed to start is ended.
     // The listeners that have a batch in hand finish it first, and may send.
     await this.#started?.catch(() => {});
+    await this.#replayed;
     this.#outgoing?.flush();
     await this.#native?.close(CLOSE_PATIENCE);
     safeEmit(this, 'close');
@@ -191,33 +213,22 @@ class Client extends EventEmitter {
   }
 
   /**
-   * @param {Buffer} bodies one behind the other
-   * @param {number[]} ends where each body ends
-   * @param {string[]} headers
-   * @param {string[]} types
-   * @param {string[]} keys
-   * @param {string[]} exchanges
-   * @param {number[]} tags
-   * @param {number[]} flags
+   * @param {Batch} batch
    * @returns {boolean} false: not looked at, since the client closes
    */
-  #deliver(bodies, ends, headers, types, keys, exchanges, tags, flags) {
-    if (this.#closed) return false;
+  #deliver(...batch) {
     if (this.#early) {
-      this.#early.push(() =>
-        this.#deliver(
-          bodies,
-          ends,
-          headers,
-          types,
-          keys,
-          exchanges,
-          tags,
-          flags,
-        ),
-      );
+      // They count as heard, so a close() in the meantime waits for them.
+      this.#early.push(() => this.#hear(...batch));
       return true;
     }
+    if (this.#closed) return false;
+    this.#hear(...batch);
+    return true;
+  }
+
+  /** @type {(...batch: Batch) => void} */
+  #hear(bodies, ends, headers, types, keys, exchanges, tags, flags) {
     this.#delivering = true;
     let start = 0;
     for (const [index, end] of ends.entries()) {
@@ -247,7 +258,6 @@ class Client extends EventEmitter {
       );
     }
     this.#delivering = false;
-    return true;
   }
 
   /**

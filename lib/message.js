@@ -5,6 +5,8 @@ const { toUSVString } = require('node:util');
 const { isDate, isUint8Array } = require('node:util/types');
 
 const OCTETS = 'application/octet-stream';
+/** Levels of tables and arrays within headers. */
+const MAX_DEPTH = 32;
 const JSON_TYPES = ['application/json', 'text/json'];
 
 /**
@@ -72,9 +74,13 @@ function encodeHeaders(headers) {
     );
   }
   try {
-    return needsTags(headers)
-      ? `!${JSON.stringify(tag(headers))}`
-      : JSON.stringify(headers);
+    const tagged = needsTags(headers, 0);
+    const json = JSON.stringify(tagged ? tag(headers) : headers);
+    // JSON.stringify escapes half a surrogate pair, which has no UTF-8.
+    const text = /\\ud[89a-f]/.test(json)
+      ? JSON.stringify(mapTexts(JSON.parse(json)))
+      : json;
+    return tagged ? `!${text}` : text;
   } catch (cause) {
     throw invalid(`headers cannot be sent: ${reasonOf(cause)}`, cause);
   }
@@ -90,12 +96,37 @@ function decodeHeaders(text) {
     : JSON.parse(text);
 }
 
-/** @param {any} value */
-function needsTags(value) {
+/**
+ * @param {any} value
+ * @param {number} depth
+ * @returns {boolean}
+ */
+function needsTags(value, depth) {
   if (typeof value !== 'object' || value === null) return false;
   if (isDate(value) || isUint8Array(value)) return true;
-  for (const name in value) if (needsTags(value[name])) return true;
-  return false;
+  // Circles end here too.
+  if (depth > MAX_DEPTH) throw new RangeError(`deeper than ${MAX_DEPTH}`);
+  let found = false;
+  for (const name in value) {
+    found = needsTags(value[name], depth + 1) || found;
+  }
+  return found;
+}
+
+/**
+ * @param {any} value
+ * @returns {any}
+ */
+function mapTexts(value) {
+  if (typeof value === 'string') return toUSVString(value);
+  if (typeof value !== 'object' || value === null) return value;
+  if (Array.isArray(value)) return value.map(mapTexts);
+  return Object.fromEntries(
+    Object.entries(value).map(([name, item]) => [
+      toUSVString(name),
+      mapTexts(item),
+    ]),
+  );
 }
 
 /**

@@ -1,5 +1,7 @@
 'use strict';
 
+const { fromNative } = require('./errors');
+
 /** @typedef {import('../binding').NativeClient} NativeClient */
 
 /**
@@ -78,16 +80,29 @@ class Outgoing {
     if (sendings.length === 0) return;
     this.#waiting = [];
     this.#bytes = 0;
-    const answer = this.#native.send(
-      sendings.map(({ body }) => body),
-      sendings.map(({ headers }) => headers),
-    );
+    const answer = this.#hand(sendings);
     this.#level = answer;
     if (answer >= 0) return;
     this.#full = true;
     for (const sending of sendings.slice(-1 - answer)) {
       sending.dropped = true;
       this.#onDropped(sending);
+    }
+  }
+
+  /**
+   * @param {Sending[]} sendings
+   * @returns {number} what the native side answers; -1 when it took nothing
+   */
+  #hand(sendings) {
+    try {
+      return this.#native.send(
+        sendings.map(({ body }) => body),
+        sendings.map(({ headers }) => headers),
+      );
+    } catch (error) {
+      process.emitWarning(fromNative(error));
+      return -1;
     }
   }
 

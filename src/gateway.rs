@@ -6,9 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesOrdered;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
@@ -26,10 +24,13 @@ use crate::keys::KeyTemplate;
 use crate::message::{Content, Delivery, Headers, JSON, OCTETS, Outgoing, Properties, Route, status_body};
 use crate::peer::{Ended, Frame, GOING_AWAY, Handle, Peer, REPLACED, Sink};
 
-/// Batches whose keys are being asked for at the same time: enough to keep both threads busy, and order is kept.
-const BATCHES_IN_FLIGHT: usize = 3;
+/// Messages that go through together: more gain nothing.
+const GATHER: usize = 64;
 /// What a batch may wait in all for connections whose outbox is full, before they are cut off.
 const MOMENT: Duration = Duration::from_millis(20);
+/// The answer to a connection that found no room for its status: the broker is away, and its buffer is full.
+const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\
+    X-WebSocket-Reject-Reason: no room while the broker is away\r\nRetry-After: 5\r\n\r\n";
 /// Payloads below this are copied out of the read buffer, which a waiting message would otherwise keep whole.
 const COPY_BELOW: usize = 2048;
 
@@ -211,8 +212,17 @@ impl Drop for Running {
 }
 
 /// The life of one connection. What is needed only at its start is let go of before it is waited for: there are many.
-async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(shared: Arc<Shared>, stream: S, arrival: Arrival) {
-    shared.line.outgoing.room().await;
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(shared: Arc<Shared>, mut stream: S, arrival: Arrival) {
+    let patience = Duration::from_millis(shared.socket.close_timeout);
+    if Box::pin(timeout(patience, shared.line.outgoing.room())).await.is_err() {
+        // Whoever waited longer would only come back, and hold one socket more each time.
+        let refuse = async {
+            stream.write_all(OVERLOADED).await?;
+            stream.shutdown().await
+        };
+        let _ = Box::pin(timeout(patience, refuse)).await;
+        return;
+    }
     let Arrival { key, key_json, headers, response, early } = arrival;
     let properties = Arc::new(Properties::new(JSON, &headers));
     drop(headers);
@@ -226,25 +236,25 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(shared: Arc<Shared>, st
     }
     shared.counters.accepted.fetch_add(1, Ordering::Relaxed);
 
-    let opened = Peer::open(stream, response, early, handle.clone(), shared.socket.clone()).await;
-    let (ended, peer) = match opened {
-        Some(mut peer) => {
-            let json = properties.clone();
-            let mut publisher = Publisher { shared: &shared, json, octets: None, waiting: None };
-            let ended = peer.run(&mut publisher).await;
-            publisher.finish().await;
-            (ended, Some(peer))
-        }
-        None => {
-            let description = "TCP connection lost before handshake completed.".into();
-            (Ended { code: 1006, description }, None)
-        }
+    // The beginning and the end of a connection are boxed: their state would lie in every idle one otherwise.
+    let opened = Box::pin(Peer::open(stream, response, early, handle.clone(), shared.socket.clone())).await;
+    let leave = |ended: Ended| {
+        let left = || shared.publish_status(&key_json, &properties, Some(&ended));
+        shared.hub.leave(&key, &handle, left);
     };
-    let left = || shared.publish_status(&key_json, &properties, Some(&ended));
-    shared.hub.leave(&key, &handle, left);
-    if let Some(peer) = peer {
-        peer.linger().await;
-    }
+    let Some(mut peer) = opened else {
+        let description = "TCP connection lost before handshake completed.".into();
+        return leave(Ended { code: 1006, description });
+    };
+    let mut publisher = Publisher { shared: &shared, json: properties.clone(), octets: None, waiting: None };
+    let (ended, unsent) = peer.run(&mut publisher).await;
+    shared.counters.count_unsent(unsent);
+    // Its last message may have to wait for room, and its status comes after that; its socket waits for neither.
+    let depart = async {
+        publisher.finish().await;
+        leave(ended);
+    };
+    Box::pin(async { tokio::join!(peer.linger(), depart) }).await;
 }
 
 /// One connection's messages on their way to the broker.
@@ -292,9 +302,9 @@ async fn deliver(shared: Arc<Shared>, mut batches: mpsc::Receiver<Batch>) {
     match &shared.keys {
         KeySource::Asked(keys) => ask_and_deliver(&shared, keys, batches).await,
         KeySource::Declared(template) => {
-            while let Some(batch) = batches.recv().await {
+            while let Some(batch) = Batch::gather(&mut batches, GATHER).await {
                 let mut moment = MOMENT;
-                for delivery in batch.deliveries.iter() {
+                for delivery in &batch.deliveries {
                     let keys = template.keys(delivery);
                     send(&shared, delivery, keys.iter().map(|key| &**key), &mut moment).await;
                 }
@@ -304,40 +314,29 @@ async fn deliver(shared: Arc<Shared>, mut batches: mpsc::Receiver<Batch>) {
     }
 }
 
+/// One question at a time: what comes meanwhile makes the next one larger, and a crossing costs much more than a message.
 async fn ask_and_deliver(
     shared: &Shared,
     keys: &Mutex<Option<Arc<dyn MessageKeys>>>,
     mut batches: mpsc::Receiver<Batch>,
 ) {
-    let mut asked = FuturesOrdered::new();
-    loop {
-        tokio::select! {
-            biased;
-            Some((batch, answer)) = asked.next(), if !asked.is_empty() => {
-                let (batch, answer): (Batch, Result<Vec<Keys>>) = (batch, answer);
-                match answer {
-                    Ok(keys) => hand_out(shared, &batch, keys).await,
-                    Err(Error::Closed { .. }) => return,
-                    // JavaScript is there and could not answer: lost for this batch, and told there.
-                    Err(_) => (),
-                }
-                batch.ack();
-            }
-            batch = batches.recv(), if asked.len() < BATCHES_IN_FLIGHT => {
-                let Some(batch) = batch else { return };
-                let keys = keys.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                let Some(keys) = keys else { return };
-                // Asked here and awaited there: the order of the calls is the order of the batches.
-                let answer = keys.keys(batch.deliveries.clone());
-                asked.push_back(async move { (batch, answer.await) });
-            }
+    while let Some(batch) = Batch::gather(&mut batches, GATHER).await {
+        let asked = keys.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(asked) = asked else { return };
+        let (deliveries, ack) = batch.share();
+        match asked.keys(deliveries.clone()).await {
+            Ok(keys) => hand_out(shared, &deliveries, keys).await,
+            Err(Error::Closed { .. }) => return,
+            // JavaScript is there and could not answer: lost for this batch, and told there.
+            Err(_) => (),
         }
+        ack(&deliveries);
     }
 }
 
-async fn hand_out(shared: &Shared, batch: &Batch, keys: Vec<Keys>) {
+async fn hand_out(shared: &Shared, deliveries: &[Delivery], keys: Vec<Keys>) {
     let mut moment = MOMENT;
-    for (delivery, keys) in batch.deliveries.iter().zip(keys) {
+    for (delivery, keys) in deliveries.iter().zip(keys) {
         match keys {
             Keys::None => send(shared, delivery, std::iter::empty(), &mut moment).await,
             Keys::One(key) => send(shared, delivery, std::iter::once(&*key), &mut moment).await,
@@ -375,15 +374,20 @@ async fn send<'k>(shared: &Shared, delivery: &Delivery, keys: impl Iterator<Item
         match peer.send(frame.clone()) {
             Ok(()) => counters.count_sent(&frame),
             Err(_) => {
-                let unsent = 1 + peer.cut_off() as u64;
-                counters.overflowed.fetch_add(unsent, Ordering::Relaxed);
-                counters.sent.fetch_sub(unsent - 1, Ordering::Relaxed);
+                counters.overflowed.fetch_add(1, Ordering::Relaxed);
+                counters.count_unsent(peer.cut_off());
             }
         }
     }
 }
 
 impl Counters {
+    /// Frames that were counted as sent and stayed behind.
+    fn count_unsent(&self, frames: usize) {
+        self.sent.fetch_sub(frames as u64, Ordering::Relaxed);
+        self.overflowed.fetch_add(frames as u64, Ordering::Relaxed);
+    }
+
     fn count_sent(&self, frame: &Frame) {
         self.sent.fetch_add(1, Ordering::Relaxed);
         self.sent_bytes.fetch_add(frame.payload_bytes() as u64, Ordering::Relaxed);

@@ -2,6 +2,7 @@
 //! JavaScript and without building a tree.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::Deserialize;
@@ -78,14 +79,8 @@ impl<'a> From<Leaf<'a>> for Named<'a> {
             Leaf::Nothing => Named::Nobody,
             Leaf::One(key) => Named::One(key),
             Leaf::Many(mut keys) => {
-                let mut index = 0;
-                while index < keys.len() {
-                    if keys[..index].contains(&keys[index]) {
-                        keys.remove(index);
-                    } else {
-                        index += 1;
-                    }
-                }
+                let mut seen = HashSet::new();
+                keys.retain(|key| seen.insert(key.clone()));
                 Named::Many(keys)
             }
         }

@@ -4,8 +4,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesOrdered;
 use tokio::sync::mpsc;
 
 use crate::broker::Batch;
@@ -18,8 +16,8 @@ use crate::gateway::open_line;
 use crate::hooks::{LineEvents, Listeners};
 use crate::message::Outgoing;
 
-/// Batches that JavaScript may have in hand at once.
-const BATCHES_IN_FLIGHT: usize = 2;
+/// Messages that go into JavaScript together: more gain nothing.
+const GATHER: usize = 64;
 /// Beyond this many times `bufferSize` nothing is taken from a sender who does not hold on.
 const HARD_LIMIT: usize = 2;
 
@@ -118,25 +116,13 @@ async fn tell_when_drained(shared: Arc<Shared>) {
 
 /// Hands batches to the listeners in order, and acknowledges what they have returned from.
 async fn deliver(shared: Arc<Shared>, mut batches: mpsc::Receiver<Batch>) {
-    let mut given = FuturesOrdered::new();
-    loop {
-        tokio::select! {
-            biased;
-            Some((batch, answer)) = given.next(), if !given.is_empty() => {
-                let (batch, answer): (Batch, Result<()>) = (batch, answer);
-                if answer.is_err() {
-                    return;
-                }
-                batch.ack();
-            }
-            batch = batches.recv(), if given.len() < BATCHES_IN_FLIGHT => {
-                let Some(batch) = batch else { return };
-                let listeners = shared.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                let Some(listeners) = listeners else { return };
-                // Asked here and awaited there: the order of the calls is the order of the batches.
-                let answer = listeners.deliver(batch.deliveries.clone());
-                given.push_back(async move { (batch, answer.await) });
-            }
+    while let Some(batch) = Batch::gather(&mut batches, GATHER).await {
+        let listeners = shared.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(listeners) = listeners else { return };
+        let (deliveries, ack) = batch.share();
+        if listeners.deliver(deliveries.clone()).await.is_err() {
+            return;
         }
+        ack(&deliveries);
     }
 }

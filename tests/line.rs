@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{Events, broker, json};
 use message_engin::broker::line::Line;
 use message_engin::broker::topology::{Plan, Role};
-use message_engin::broker::{Acker, Broker, Session};
+use message_engin::broker::{Acker, Broker, Routed, Session};
 use message_engin::config::{BackoffStrategy, BrokerSettings};
 use message_engin::error::{Error, Result};
 use message_engin::message::{Delivery, Outgoing, Route};
@@ -52,7 +52,7 @@ impl Acker for State {
 }
 
 impl Session for Fickle {
-    async fn publish(&self, batch: &mut VecDeque<Outgoing>) -> Result<()> {
+    async fn publish(&self, batch: &mut VecDeque<Outgoing>) -> Result<usize> {
         while let Some(message) = batch.front() {
             let mut breaks = self.0.breaks_after.lock().unwrap();
             match &mut *breaks {
@@ -66,13 +66,13 @@ impl Session for Fickle {
             self.0.published.lock().unwrap().push(String::from_utf8(message.body.to_vec()).unwrap());
             batch.pop_front();
         }
-        Ok(())
+        Ok(0)
     }
-    async fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> Result<bool> {
+    async fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> Result<Routed> {
         if self.0.unrouted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
-            return Ok(false);
+            return Ok(Routed::No);
         }
-        self.publish(batch).await.map(|()| true)
+        self.publish(batch).await.map(|_| Routed::Yes)
     }
     async fn receive(&self, _into: &mut Vec<Delivery>, _max: usize) -> Result<()> {
         std::future::pending().await

@@ -46,7 +46,7 @@ fn start(settings: SocketSettings, early: &[u8], open: bool) -> Setting {
     let (early, of) = (early.to_vec(), handle.clone());
     let peer = tokio::spawn(async move {
         let mut peer = Peer::open(stream, b"hello".to_vec(), early, of, settings).await.unwrap();
-        let ended = peer.run(&mut Inbox { messages: sender, open }).await;
+        let (ended, _) = peer.run(&mut Inbox { messages: sender, open }).await;
         peer.linger().await;
         ended
     });
@@ -155,6 +155,13 @@ async fn silence_is_answered_with_a_ping_and_then_with_the_end() {
     assert_eq!(began.elapsed().as_secs(), 40);
     assert_eq!(ended(setting).await, (1006, "Peer not responding.".to_owned()));
     assert_eq!(began.elapsed().as_secs(), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_says_nothing_while_the_socket_is_not_read() {
+    let setting = start(socket(), b"", false);
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert!(!setting.peer.is_finished());
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::topology::Plan;
-use super::{Batch, Broker, Session};
+use super::{Batch, Broker, Routed, Session};
 use crate::buffer::Buffer;
 use crate::config::{BackoffStrategy, BrokerSettings};
 use crate::error::{Error, Result};
@@ -266,13 +266,19 @@ async fn find_route<S: Session>(session: &S, outgoing: &Buffer<Outgoing>, counte
     let until = Instant::now() + ROUTE_PATIENCE;
     while Instant::now() < until && outgoing.drain(&mut front, 1, PUBLISH_BYTES).await {
         let mut guard = PutBack { count: 1, batch: &mut front, outgoing, counters };
-        if session.publish_if_routed(guard.batch).await? {
-            counters.published.fetch_add(1, Ordering::Relaxed);
-            guard.count = 0;
-            break;
+        match session.publish_if_routed(guard.batch).await? {
+            Routed::Yes => {
+                counters.published.fetch_add(1, Ordering::Relaxed);
+                guard.count = 0;
+                break;
+            }
+            // Counted as lost by the guard; the next one is offered.
+            Routed::Refused => (),
+            Routed::No => {
+                drop(guard);
+                sleep(ROUTE_INTERVAL).await;
+            }
         }
-        drop(guard);
-        sleep(ROUTE_INTERVAL).await;
     }
     Ok(())
 }
@@ -288,8 +294,9 @@ async fn publish<S: Session>(session: &S, outgoing: &Buffer<Outgoing>, counters:
         }
         outgoing.drain(&mut batch, PUBLISH_BATCH, PUBLISH_BYTES).await;
         let mut guard = PutBack { count: batch.len(), batch: &mut batch, outgoing, counters };
-        session.publish(guard.batch).await?;
-        counters.published.fetch_add(guard.count as u64, Ordering::Relaxed);
+        let lost = session.publish(guard.batch).await?;
+        counters.published.fetch_add(guard.count.saturating_sub(lost) as u64, Ordering::Relaxed);
+        counters.lost.fetch_add(lost as u64, Ordering::Relaxed);
         guard.count = 0;
         wrote = Some(Instant::now());
     }

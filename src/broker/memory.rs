@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use tokio::sync::Notify;
 
 use super::topology::{ExchangeKind, Plan};
-use super::{Acker, Broker, Session};
+use super::{Acker, Broker, Routed, Session};
 use crate::buffer::Weight;
 use crate::error::{Error, Result};
 use crate::message::{Delivery, Envelope, Outgoing, Route};
@@ -225,7 +225,7 @@ impl Queue {
 }
 
 impl Session for MemorySession {
-    async fn publish(&self, batch: &mut VecDeque<Outgoing>) -> Result<()> {
+    async fn publish(&self, batch: &mut VecDeque<Outgoing>) -> Result<usize> {
         while let Some(message) = batch.front() {
             match self.route(message) {
                 Ok(()) => {
@@ -244,11 +244,11 @@ impl Session for MemorySession {
                 }
             }
         }
-        Ok(())
+        Ok(0)
     }
 
-    async fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> Result<bool> {
-        self.publish(batch).await.map(|()| true)
+    async fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> Result<Routed> {
+        self.publish(batch).await.map(|_| Routed::Yes)
     }
 
     async fn receive(&self, into: &mut Vec<Delivery>, max: usize) -> Result<()> {

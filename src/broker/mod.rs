@@ -12,6 +12,8 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 
+use tokio::sync::mpsc;
+
 use crate::error::{Error, Result};
 use crate::message::{Delivery, Outgoing, Route};
 use topology::Plan;
@@ -28,11 +30,11 @@ pub trait Broker: Send + Sync + 'static {
 
 pub trait Session: Send + Sync + 'static {
     /// Publishes in order and resolves when the broker has been handed all of it. After an error `batch` holds what was
-    /// certainly not handed over.
-    fn publish(&self, batch: &mut VecDeque<Outgoing>) -> impl Future<Output = Result<()>> + Send;
+    /// certainly not handed over. Answers how many messages are known to be lost: too large, or refused by the broker.
+    fn publish(&self, batch: &mut VecDeque<Outgoing>) -> impl Future<Output = Result<usize>> + Send;
 
-    /// Publishes the one message in `batch` if the broker has a queue for it; otherwise leaves it there and answers false.
-    fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> impl Future<Output = Result<bool>> + Send;
+    /// Publishes the one message in `batch` if the broker has a queue for it; otherwise leaves it there.
+    fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> impl Future<Output = Result<Routed>> + Send;
 
     /// Waits for a delivery, then appends what is ready, in order, `max` at the most.
     fn receive(&self, into: &mut Vec<Delivery>, max: usize) -> impl Future<Output = Result<()>> + Send;
@@ -47,6 +49,16 @@ pub trait Session: Send + Sync + 'static {
     fn close(&self) -> impl Future<Output = ()> + Send;
 }
 
+/// What became of a message that was offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routed {
+    Yes,
+    /// There is no queue for it; it is still in the batch.
+    No,
+    /// The broker does not take it, for its size, say. Lost.
+    Refused,
+}
+
 /// Acknowledges deliveries. A session that is gone takes its unacknowledged deliveries with it, so there is no error here.
 pub trait Acker: Send + Sync {
     /// Every delivery that came through `route` up to and including `tag`.
@@ -55,21 +67,58 @@ pub trait Acker: Send + Sync {
 
 /// Deliveries that were ready together.
 pub struct Batch {
-    pub deliveries: Arc<[Delivery]>,
-    acker: Arc<dyn Acker>,
+    pub deliveries: Vec<Delivery>,
+    /// Who acknowledges them, each up to an index: a batch may span a reconnect, and tags are those of their session.
+    ackers: Vec<(Arc<dyn Acker>, usize)>,
 }
 
 impl Batch {
     pub fn new(deliveries: Vec<Delivery>, acker: Arc<dyn Acker>) -> Self {
-        Batch { deliveries: deliveries.into(), acker }
+        let ackers = vec![(acker, deliveries.len())];
+        Batch { deliveries, ackers }
     }
 
-    /// Acknowledges all of it: once a route, since tags count for each channel.
+    /// Waits for a batch and joins to it what waits behind it, up to about `enough` deliveries: fewer and larger steps for
+    /// whoever works on them, and none is waited for.
+    pub async fn gather(batches: &mut mpsc::Receiver<Batch>, enough: usize) -> Option<Batch> {
+        let mut batch = batches.recv().await?;
+        batch.join_waiting(batches, enough);
+        Some(batch)
+    }
+
+    fn join_waiting(&mut self, batches: &mut mpsc::Receiver<Batch>, enough: usize) {
+        while self.deliveries.len() < enough {
+            let Ok(mut next) = batches.try_recv() else { break };
+            let before = self.deliveries.len();
+            self.deliveries.append(&mut next.deliveries);
+            self.ackers.extend(next.ackers.into_iter().map(|(acker, end)| (acker, before + end)));
+        }
+    }
+
+    /// The deliveries, and what acknowledges them later.
+    pub fn share(self) -> (Arc<[Delivery]>, impl FnOnce(&[Delivery])) {
+        let Batch { deliveries, ackers } = self;
+        (deliveries.into(), move |deliveries: &[Delivery]| ack(deliveries, &ackers))
+    }
+
     pub fn ack(self) {
+        ack(&self.deliveries, &self.ackers);
+    }
+}
+
+/// Once a session and route, since tags count for each channel.
+fn ack(deliveries: &[Delivery], ackers: &[(Arc<dyn Acker>, usize)]) {
+    let mut start = 0;
+    for (index, (acker, end)) in ackers.iter().enumerate() {
+        let same = ackers.get(index + 1).is_some_and(|(next, _)| Arc::ptr_eq(next, acker));
+        if same {
+            continue;
+        }
         for route in [Route::Receive, Route::Status, Route::Message] {
-            if let Some(last) = self.deliveries.iter().rev().find(|delivery| delivery.route == route) {
-                self.acker.ack(route, last.tag);
+            if let Some(last) = deliveries[start..*end].iter().rev().find(|delivery| delivery.route == route) {
+                acker.ack(route, last.tag);
             }
         }
+        start = *end;
     }
 }

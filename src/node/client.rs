@@ -108,15 +108,20 @@ impl NativeClient {
     pub fn send(&self, bodies: Vec<Either<String, Buffer>>, headers: Vec<String>) -> Result<f64> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let _guard = runtime()?.enter();
-        let mut taken = 0;
-        let mut hold_on = false;
-        for (body, headers) in bodies.into_iter().zip(headers) {
+        // All of it is understood before any of it is sent.
+        let understand = |(body, headers): (Either<String, Buffer>, String)| {
             let properties = known.properties(&headers, matches!(body, Either::B(_)))?;
             let body = match body {
                 Either::A(text) => text.into(),
                 Either::B(octets) => bytes::Bytes::copy_from_slice(&octets),
             };
-            match self.worker.send(Outgoing { route: Route::Message, properties, body }) {
+            Ok(Outgoing { route: Route::Message, properties, body })
+        };
+        let messages = bodies.into_iter().zip(headers).map(understand).collect::<Result<Vec<_>>>()?;
+        let mut taken = 0;
+        let mut hold_on = false;
+        for message in messages {
+            match self.worker.send(message) {
                 Sent::Taken => (),
                 Sent::HoldOn => hold_on = true,
                 Sent::Dropped | Sent::Closed => {

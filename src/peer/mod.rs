@@ -31,7 +31,7 @@ pub use handle::{GOING_AWAY, Handle, Order, REPLACED};
 use lean::Lean;
 
 /// tungstenite's own buffer, which every connection holds; what one read brings is bounded elsewhere.
-const READ_BUFFER: usize = 512;
+const READ_BUFFER: usize = 256;
 /// Answers to pings that may wait for a browser that does not read; later ones replace each other.
 const CONTROL_BUFFER: usize = 4 * 1024;
 /// Messages taken from one socket before others get their turn.
@@ -97,6 +97,8 @@ pub struct Peer<S> {
     unflushed: bool,
     /// A close frame that has still to be written.
     owed: Option<Order>,
+    /// The socket is not read for want of room: silence says nothing about the browser.
+    held: bool,
     heard: Instant,
     pinged: Option<Instant>,
     timer: Pin<Box<Sleep>>,
@@ -147,19 +149,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
             phase: Phase::Open,
             unflushed: false,
             owed: None,
+            held: false,
             heard: now,
             pinged: None,
             timer: Box::pin(sleep_until(first)),
         })
     }
 
-    /// Carries messages both ways until the connection ends.
-    pub async fn run(&mut self, sink: &mut impl Sink) -> Ended {
+    /// Carries messages both ways until the connection ends. Says why it did, and how many frames were left behind.
+    pub async fn run(&mut self, sink: &mut impl Sink) -> (Ended, usize) {
         let ended = poll_fn(|cx| self.poll(cx, sink)).await;
         // Whoever still sends is told so from here on.
         self.handle.outbox.close();
-        self.handle.outbox.clear();
-        ended
+        (ended, self.handle.outbox.clear())
     }
 
     /// Ends the connection in good order: our close frame where one is owed, FIN, and a while for the other side's FIN.
@@ -174,7 +176,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
             }
             let stream = self.ws.get_mut();
             stream.shutdown().await.ok()?;
-            let mut scratch = [0; 1024];
+            let mut scratch = vec![0; 1024];
             let mut seen = 0;
             while seen < LINGER_BYTES {
                 match stream.read(&mut scratch).await {
@@ -200,7 +202,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
     fn poll_read(&mut self, cx: &mut Context<'_>, sink: &mut impl Sink) -> Result<(), Ended> {
         let mut heard = false;
         for _ in 0..READ_BUDGET {
-            if sink.poll_ready(cx).is_pending() {
+            self.held = sink.poll_ready(cx).is_pending();
+            if self.held {
                 return Ok(());
             }
             let message = match self.ws.poll_next_unpin(cx) {
@@ -320,6 +323,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
         let interval = Duration::from_millis(settings.keepalive_interval);
         if !settings.keepalive || settings.use_native_keepalive {
             return Ok(now + Duration::from_secs(24 * 3600));
+        }
+        if self.held {
+            self.heard = now;
+            self.pinged = None;
         }
         if let Some(pinged) = self.pinged
             && settings.drop_connection_on_keepalive_timeout

@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::connect::Connection;
 use super::declare::bind;
-use super::wire::{Broken, HEARTBEAT_FRAME, METHOD, Reader, ack_frame, method_frame, parse_method};
+use super::wire::{Broken, METHOD, Reader, ack_frame, beat_now, method_frame, parse_method};
 use crate::broker::Acker;
 use crate::broker::topology::{Plan, Queue};
 use crate::error::Result;
@@ -220,11 +220,11 @@ impl Consuming {
         if frames.is_empty() { Ok(()) } else { self.write(&frames).await }
     }
 
-    pub async fn beat(&self, quiet: Duration) -> std::result::Result<(), Broken> {
+    pub fn beat(&self, quiet: Duration) -> std::result::Result<(), Broken> {
         if let Ok(mut writer) = self.writer.try_lock()
             && writer.wrote.elapsed() >= quiet
+            && beat_now(&writer.stream)?
         {
-            writer.stream.write_all(&HEARTBEAT_FRAME).await?;
             writer.wrote = Instant::now();
         }
         Ok(())

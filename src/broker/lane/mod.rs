@@ -16,17 +16,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::topology::{ExchangeKind, Plan};
-use super::{Acker, Broker, Session};
+use super::{Acker, Broker, Routed, Session};
 use crate::config::BrokerSettings;
 use crate::error::{Error, Result};
 use crate::message::{Delivery, Outgoing};
 use connect::Connection;
 use consuming::Consuming;
 use declare::{Control, Declared};
-use publishing::{Published, Publishing};
+use publishing::{Offered, Published, Publishing};
 
 pub struct AmqpBroker {
     control: Arc<Control>,
@@ -107,6 +107,11 @@ impl AmqpSession {
         Error::Lost { address: self.control.settings.address.clone(), detail }
     }
 
+    async fn reopen(&self) -> Result<()> {
+        self.control.declare_exchanges(&self.plan).await?;
+        self.publishing.reopen().await.map_err(|broken| self.gone(broken.to_string()))
+    }
+
     /// Sends heartbeats and waits for the broker's: two of its intervals without a sign end the session.
     async fn beat(&self) -> String {
         let Some(heartbeat) = self.publishing.heartbeat.or(self.consuming.heartbeat) else {
@@ -124,47 +129,57 @@ impl AmqpSession {
                     return format!("no heartbeat for {} ms", self.silence.of(connection).as_millis());
                 }
             }
-            // A socket that takes no byte must not keep the check above from being made.
-            let beats = async {
-                self.publishing.beat(heartbeat / 2).await?;
-                self.consuming.beat(heartbeat / 2).await
-            };
-            if let Ok(Err(broken)) = timeout(heartbeat / 2, beats).await {
-                return broken.to_string();
+            for beaten in [self.publishing.beat(heartbeat / 2), self.consuming.beat(heartbeat / 2)] {
+                if let Err(broken) = beaten {
+                    return broken.to_string();
+                }
             }
         }
     }
 }
 
 impl Session for AmqpSession {
-    async fn publish(&self, batch: &mut VecDeque<Outgoing>) -> Result<()> {
+    async fn publish(&self, batch: &mut VecDeque<Outgoing>) -> Result<usize> {
+        let mut lost = 0;
         loop {
             match self.publishing.publish(batch).await {
-                Ok(Published::All) => return Ok(()),
+                Ok(Published::All { unfit }) => return Ok(lost + unfit),
                 Ok(Published::ChannelClosed) => {
-                    self.control.declare_exchanges(&self.plan).await?;
-                    self.publishing.reopen().await.map_err(|broken| self.gone(broken.to_string()))?;
+                    // One message at least was what the channel was closed for.
+                    lost += 1;
+                    self.reopen().await?;
                 }
                 Err(broken) => return Err(self.gone(broken.to_string())),
             }
         }
     }
 
-    async fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> Result<bool> {
+    async fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> Result<Routed> {
+        let mut again = true;
         while let Some(message) = batch.front() {
             match self.publishing.publish_if_routed(message).await {
-                Ok(Some(false)) => return Ok(false),
-                Ok(Some(true)) => {
+                Ok(Offered::Routed(false)) => return Ok(Routed::No),
+                Ok(Offered::Routed(true)) => {
                     batch.pop_front();
                 }
-                Ok(None) => {
-                    self.control.declare_exchanges(&self.plan).await?;
-                    self.publishing.reopen().await.map_err(|broken| self.gone(broken.to_string()))?;
+                // The exchange may have gone; whatever else it was, it would be the same the next time.
+                Ok(Offered::ChannelClosed { for_want_of_exchange: true }) if again => {
+                    again = false;
+                    self.reopen().await?;
+                }
+                Ok(Offered::ChannelClosed { .. }) => {
+                    batch.pop_front();
+                    self.reopen().await?;
+                    return Ok(Routed::Refused);
+                }
+                Ok(Offered::Unfit) => {
+                    batch.pop_front();
+                    return Ok(Routed::Refused);
                 }
                 Err(broken) => return Err(self.gone(broken.to_string())),
             }
         }
-        Ok(true)
+        Ok(Routed::Yes)
     }
 
     async fn receive(&self, into: &mut Vec<Delivery>, max: usize) -> Result<()> {

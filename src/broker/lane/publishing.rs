@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use super::connect::Connection;
-use super::wire::{Broken, HEARTBEAT_FRAME, METHOD, Publish, Reader, method_frame, parse_method};
+use super::wire::{Broken, METHOD, Publish, Reader, beat_now, method_frame, parse_method};
 use crate::broker::topology::Plan;
 use crate::message::{Outgoing, Route};
 
@@ -53,15 +53,28 @@ enum ChannelState {
     #[default]
     Open,
     /// The broker has closed it, most often because an autoDelete exchange went with its last queue (404).
-    Closed,
+    Closed {
+        code: u16,
+    },
     Opening,
 }
 
 /// What `publish` needs next.
 pub enum Published {
-    All,
+    /// All but those whose headers have no form in AMQP.
+    All { unfit: usize },
     /// The channel must be opened again, after the exchanges have been declared.
     ChannelClosed,
+}
+
+/// What became of one message that was published as mandatory.
+pub enum Offered {
+    Routed(bool),
+    /// Its headers have no form in AMQP.
+    Unfit,
+    ChannelClosed {
+        for_want_of_exchange: bool,
+    },
 }
 
 impl Publishing {
@@ -97,7 +110,9 @@ impl Publishing {
         buffer.clear();
         starts.clear();
         // Headers above frame_max have no form in AMQP; the broker would end the connection for them.
+        let before = batch.len();
         batch.retain(|message| Publish::fits(message, self.frame_max));
+        let unfit = before - batch.len();
         for message in batch.iter() {
             starts.push(buffer.len());
             self.templates[message.route as usize].write(buffer, message, CHANNEL, self.frame_max);
@@ -118,18 +133,18 @@ impl Publishing {
         if buffer.capacity() > KEEP {
             *buffer = Vec::new();
         }
-        Ok(Published::All)
+        Ok(Published::All { unfit })
     }
 
     /// Publishes one message as mandatory. The answer to a method that follows it tells that nothing comes back any more.
-    pub async fn publish_if_routed(&self, message: &Outgoing) -> Result<Option<bool>, Broken> {
+    pub async fn publish_if_routed(&self, message: &Outgoing) -> Result<Offered, Broken> {
+        if !Publish::fits(message, self.frame_max) {
+            return Ok(Offered::Unfit);
+        }
         let (before, asked) = {
             let state = self.state.borrow();
             (state.returned, state.answered)
         };
-        if self.state.borrow().channel != ChannelState::Open {
-            return Ok(None);
-        }
         let mut frames = Vec::new();
         self.templates[message.route as usize].write_mandatory(&mut frames, message, CHANNEL, self.frame_max);
         let qos = basic::Qos { prefetch_count: 0, global: false };
@@ -137,7 +152,11 @@ impl Publishing {
         self.write(&frames).await?;
         let mut state = self.state.subscribe();
         let answer = state.wait_for(|state| state.answered > asked || state.channel != ChannelState::Open).await;
-        Ok(answer.ok().filter(|state| state.channel == ChannelState::Open).map(|state| state.returned == before))
+        Ok(match answer.map(|state| (state.channel, state.returned)) {
+            Ok((ChannelState::Open, returned)) => Offered::Routed(returned == before),
+            Ok((ChannelState::Closed { code }, _)) => Offered::ChannelClosed { for_want_of_exchange: code == 404 },
+            _ => Offered::ChannelClosed { for_want_of_exchange: false },
+        })
     }
 
     /// Opens the channel again; `listen` must be running, since it sees the answer.
@@ -184,8 +203,9 @@ impl Publishing {
                 AMQPClass::Connection(connection::AMQPMethod::Unblocked(_)) => {
                     self.state.send_modify(|state| state.blocked = None);
                 }
-                AMQPClass::Channel(channel::AMQPMethod::Close(_)) => {
-                    self.state.send_modify(|state| state.channel = ChannelState::Closed);
+                AMQPClass::Channel(channel::AMQPMethod::Close(close)) => {
+                    let code = close.reply_code;
+                    self.state.send_modify(|state| state.channel = ChannelState::Closed { code });
                     let answer = AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {}));
                     if let Err(broken) = self.write(&method_frame(CHANNEL, &answer)).await {
                         return broken.to_string();
@@ -206,11 +226,11 @@ impl Publishing {
     }
 
     /// Sends a heartbeat if nothing else has gone out for a while. A writer that is busy needs none.
-    pub async fn beat(&self, quiet: Duration) -> Result<(), Broken> {
+    pub fn beat(&self, quiet: Duration) -> Result<(), Broken> {
         if let Ok(mut writer) = self.writer.try_lock()
             && writer.wrote.elapsed() >= quiet
+            && beat_now(&writer.stream)?
         {
-            writer.stream.write_all(&HEARTBEAT_FRAME).await?;
             writer.wrote = Instant::now();
         }
         Ok(())
