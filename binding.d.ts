@@ -24,10 +24,10 @@ export declare class Bridge {
 
 export declare class NativeClient {
   /**
-   * Sends messages, JSON text or octets, each with its headers as JSON. Returns the bytes that wait for the broker now;
+   * Sends messages, JSON text or octets, each with its headers as JSON, or as the entry of headers that came. Returns the bytes that wait for the broker now;
    * negative when the sender should hold on until `drain`: -1 - n, where n were taken.
    */
-  send(bodies: Array<string | Buffer>, headers: Array<string>): number
+  send(bodies: Array<string | Buffer>, headers: Array<number | string>): number
   stats(): NativeClientStats
   /** Resolves when what waits has been published (for at most `patience` ms) and the connection has ended. */
   close(patience: number): Promise<void>
@@ -89,13 +89,13 @@ export interface NativeStats {
  * Connects, declares the shared queues and resolves to the client. `deliver` is called with batches, `event` for what
  * happens to the broker's connection.
  */
-export declare function startClient(broker: string, deliver: (bodies: Buffer, ends: number[], headers: string[], types: string[], keys: string[], exchanges: string[], tags: number[], flags: number[]) => void, event: (name: string, details: string) => void): Promise<NativeClient>
+export declare function startClient(broker: string, deliver: (bytes: Buffer, count: number, fresh: string[], first: number) => boolean, event: (name: string, details: string) => void): Promise<NativeClient>
 
 /**
  * Connects and resolves to the gateway. The functions are called in batches (`keys`), for what happens to the broker's
  * connection (`event`), and for sockets that stay with Node (`output`).
  */
-export declare function startGateway(broker: string, socket: string, unique: string, keys: (bodies: Array<string | Buffer>, headers: string[], types: string[]) => Array<string | string[] | null>, event: (name: string, details: string) => void, output: (id: number, what: string, bytes?: Buffer) => void): Promise<NativeGateway>
+export declare function startGateway(broker: string, socket: string, unique: string, keys: (bytes: Buffer, count: number, fresh: string[], first: number) => Array<string | string[] | null>, event: (name: string, details: string) => void, output: (id: number, what: string, bytes?: Buffer) => void): Promise<NativeGateway>
 
 /** Starts the runtime with so many threads unless it runs already; returns how many it has. */
 export declare function useThreads(threads: number): number

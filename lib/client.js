@@ -1,15 +1,11 @@
 'use strict';
 
 const { EventEmitter } = require('node:events');
+const { Deliveries } = require('./crossing');
 const { startClient } = require('./native');
 const { MessageEnginError, fromNative } = require('./errors');
 const { emitLineEvent, safeEmit } = require('./line-events');
-const {
-  decodeBody,
-  decodeHeaders,
-  encodeHeaders,
-  encodeMessage,
-} = require('./message');
+const { encodeHeaders, encodeMessage } = require('./message');
 const { mqSettings } = require('./options');
 const { Outgoing } = require('./outgoing');
 const { yieldable } = require('./yieldable');
@@ -20,28 +16,8 @@ const { yieldable } = require('./yieldable');
  * @typedef {import('..').MqConf} MqConf
  */
 
-/**
- * Deliveries: their bodies one behind the other and where each ends, headers,
- * content types, routing keys, exchanges, delivery tags and flags.
- *
- * @typedef {[
- *   bodies: Buffer,
- *   ends: number[],
- *   headers: string[],
- *   types: string[],
- *   keys: string[],
- *   exchanges: string[],
- *   tags: number[],
- *   flags: number[],
- * ]} Batch
- */
-
 /** How long close() tries to publish what waits, in ms. */
 const CLOSE_PATIENCE = 5000;
-
-// Bits of a delivery's flags.
-const REDELIVERED = 1;
-const STATUS = 2;
 
 /**
  * The back-office side: gets what browsers send and whether they are there,
@@ -72,6 +48,7 @@ class Client extends EventEmitter {
    * @type {(() => void)[] | null}
    */
   #early = [];
+  #deliveries = new Deliveries();
   /** @type {Promise<void> | undefined} */
   #replayed;
   /** Thunks of $send that wait for room. @type {(() => void)[]} */
@@ -174,7 +151,7 @@ class Client extends EventEmitter {
    */
   #sending(message, given) {
     const body = encodeMessage(message);
-    const headers = encodeHeaders(given);
+    const headers = this.#deliveries.entryOf(given) ?? encodeHeaders(given);
     this.#counters.sent += 1;
     this.#counters.sentBytes += Buffer.byteLength(body);
     return { body, headers, message, given };
@@ -213,64 +190,65 @@ class Client extends EventEmitter {
   }
 
   /**
-   * @param {Batch} batch
+   * @param {Parameters<InstanceType<typeof Deliveries>['open']>} batch
    * @returns {boolean} false: not looked at, since the client closes
    */
   #deliver(...batch) {
+    const deliveries = this.#deliveries.open(...batch);
     if (this.#early) {
       // They count as heard, so a close() in the meantime waits for them.
-      this.#early.push(() => this.#hear(...batch));
+      this.#early.push(() => this.#hear(deliveries));
       return true;
     }
     if (this.#closed) return false;
-    this.#hear(...batch);
+    this.#hear(deliveries);
     return true;
   }
 
-  /** @type {(...batch: Batch) => void} */
-  #hear(bodies, ends, headers, types, keys, exchanges, tags, flags) {
+  /** @param {InstanceType<typeof import('./crossing').Delivery>[]} deliveries */
+  #hear(deliveries) {
     this.#delivering = true;
-    let start = 0;
-    for (const [index, end] of ends.entries()) {
-      const raw = bodies.subarray(start, end);
-      start = end;
-      const contentType = types[index];
-      const isStatus = (flags[index] & STATUS) !== 0;
-      const message = decodeBody(raw, contentType);
-      const info = {
-        routingKey: keys[index],
-        exchange: exchanges[index],
-        redelivered: (flags[index] & REDELIVERED) !== 0,
-        contentType,
-        raw,
-      };
-      this.#addToPayload(message, keys[index], tags[index]);
-      if (!isStatus) {
-        this.#counters.received += 1;
-        this.#counters.receivedBytes += raw.length;
-      }
-      safeEmit(
-        this,
-        isStatus ? 'status' : 'message',
-        message,
-        decodeHeaders(headers[index]),
-        info,
-      );
-    }
+    for (const delivery of deliveries) this.#tell(delivery);
     this.#delivering = false;
+  }
+
+  /** @param {InstanceType<typeof import('./crossing').Delivery>} delivery */
+  #tell(delivery) {
+    const message = delivery.message();
+    const info = {
+      routingKey: delivery.routingKey,
+      exchange: delivery.exchange,
+      redelivered: delivery.redelivered,
+      contentType: delivery.contentType,
+      // Made when somebody looks.
+      get raw() {
+        return delivery.raw;
+      },
+    };
+    this.#addToPayload(message, delivery);
+    if (!delivery.isStatus) {
+      this.#counters.received += 1;
+      this.#counters.receivedBytes += delivery.bytes;
+    }
+    safeEmit(
+      this,
+      delivery.isStatus ? 'status' : 'message',
+      message,
+      delivery.headers(),
+      info,
+    );
   }
 
   /**
    * @param {any} message
-   * @param {string} routingKey
-   * @param {number} deliveryTag
+   * @param {InstanceType<typeof import('./crossing').Delivery>} delivery
    */
-  #addToPayload(message, routingKey, deliveryTag) {
+  #addToPayload(message, delivery) {
     const { routingKeyInPayload, deliveryTagInPayload } = this.#settings;
     if (typeof message !== 'object' || message === null) return;
     if (Buffer.isBuffer(message)) return;
-    if (routingKeyInPayload) message._routingKey = routingKey;
-    if (deliveryTagInPayload) message._deliveryTag = deliveryTag;
+    if (routingKeyInPayload) message._routingKey = delivery.routingKey;
+    if (deliveryTagInPayload) message._deliveryTag = delivery.tag;
   }
 }
 

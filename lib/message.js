@@ -1,6 +1,5 @@
 'use strict';
 
-const { isUtf8 } = require('node:buffer');
 const { toUSVString } = require('node:util');
 const { isDate, isUint8Array } = require('node:util/types');
 
@@ -10,18 +9,14 @@ const MAX_DEPTH = 32;
 const JSON_TYPES = ['application/json', 'text/json'];
 
 /**
- * Reads a body the way receivers always have: JSON types are parsed, octets
- * stay octets. What cannot be parsed is the text itself, and what is not even
- * text is the bytes, so that nothing is lost.
+ * Reads a text the way receivers always have: JSON types are parsed. What
+ * cannot be parsed is the text itself, so that nothing is lost.
  *
- * @param {string | Buffer} body
+ * @param {string} text
  * @param {string} contentType empty where the sender gave none
  * @returns {unknown}
  */
-function decodeBody(body, contentType) {
-  if (contentType === OCTETS) return body;
-  if (typeof body !== 'string' && !isUtf8(body)) return body;
-  const text = typeof body === 'string' ? body : body.toString('utf8');
+function decodeText(text, contentType) {
   if (!JSON_TYPES.includes(contentType)) return text;
   try {
     return JSON.parse(text);
@@ -178,4 +173,10 @@ function invalid(text, cause) {
   return Object.assign(error, { code: 'ERR_INVALID_ARG_VALUE' });
 }
 
-module.exports = { decodeBody, decodeHeaders, encodeHeaders, encodeMessage };
+module.exports = {
+  OCTETS,
+  decodeHeaders,
+  decodeText,
+  encodeHeaders,
+  encodeMessage,
+};

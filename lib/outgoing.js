@@ -16,7 +16,8 @@ const BURST_BYTES = 256 * 1024;
  *
  * @typedef {object} Sending
  * @property {string | Buffer} body
- * @property {string} headers as JSON
+ * @property {string | number} headers as JSON, or as an entry of those that
+ *   came
  * @property {unknown} message what the caller gave
  * @property {any} given the headers that the caller gave
  * @property {boolean} [dropped] not taken: no room

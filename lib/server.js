@@ -3,12 +3,12 @@
 const { randomBytes } = require('node:crypto');
 const { EventEmitter } = require('node:events');
 const co = require('co');
+const { Deliveries } = require('./crossing');
 const { startGateway, useThreads } = require('./native');
 const { fromNative } = require('./errors');
 const { output, takeOver } = require('./handover');
 const { requestKey } = require('./keys');
 const { emitLineEvent, safeEmit } = require('./line-events');
-const { decodeBody, decodeHeaders } = require('./message');
 const { mqSettings, wsSettings } = require('./options');
 const { Request } = require('./request');
 const { yieldable } = require('./yieldable');
@@ -56,7 +56,7 @@ async function open(mqConf, wsConf) {
       JSON.stringify(mq),
       JSON.stringify({ ...ws, httpServers: undefined, key: undefined }),
       randomBytes(12).toString('hex'),
-      (bodies, headers, types) => gateway._keys(bodies, headers, types),
+      (...batch) => gateway._keys(...batch),
       (name, details) => emitLineEvent(gateway, name, details),
       (id, what, bytes) => gateway._output(id, what, bytes),
     );
@@ -75,6 +75,7 @@ class Gateway extends EventEmitter {
   #native;
   /** @type {import('./handover').Bridges} */
   #bridges = new Map();
+  #deliveries = new Deliveries();
   /** Connections whose keyFn has not answered. @type {Set<Carrier>} */
   #pending = new Set();
   #rejected = 0;
@@ -254,25 +255,21 @@ class Gateway extends EventEmitter {
   }
 
   /**
-   * @param {Array<string | Buffer>} bodies
-   * @param {string[]} headers
-   * @param {string[]} types
+   * @param {Buffer} bytes
+   * @param {number} count
+   * @param {string[]} fresh
+   * @param {number} first
    * @internal
    */
-  _keys(bodies, headers, types) {
-    return bodies.map((body, index) =>
-      this.#keyOf(body, headers[index], types[index]),
-    );
+  _keys(bytes, count, fresh, first) {
+    return this.#deliveries.open(bytes, count, fresh, first).map(this.#keyOf);
   }
 
-  /**
-   * @param {string | Buffer} body
-   * @param {string} headerJson
-   * @param {string} contentType
-   */
-  #keyOf(body, headerJson, contentType) {
-    const message = decodeBody(body, contentType);
-    const headers = decodeHeaders(headerJson);
+  /** @param {InstanceType<typeof import('./crossing').Delivery>} delivery */
+  #keyOf = (delivery) => {
+    const { contentType } = delivery;
+    const message = delivery.message();
+    const headers = delivery.headers();
     try {
       const key = this.#conf.messageKeyFn(message, headers, { contentType });
       if (typeof key?.then === 'function') {
@@ -296,7 +293,7 @@ class Gateway extends EventEmitter {
       }
       return null;
     }
-  }
+  };
 
   /**
    * @param {number} id

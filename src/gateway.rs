@@ -22,6 +22,7 @@ use crate::hooks::{Keys, LineEvents, MessageKeys};
 use crate::hub::Hub;
 use crate::keys::KeyTemplate;
 use crate::message::{Content, Delivery, Headers, JSON, OCTETS, Outgoing, Properties, Route, status_body};
+use crate::pace::Pace;
 use crate::peer::{Ended, Frame, GOING_AWAY, Handle, Peer, REPLACED, Sink};
 
 /// Messages that go through together: more gain nothing.
@@ -320,7 +321,8 @@ async fn ask_and_deliver(
     keys: &Mutex<Option<Arc<dyn MessageKeys>>>,
     mut batches: mpsc::Receiver<Batch>,
 ) {
-    while let Some(batch) = Batch::gather(&mut batches, GATHER).await {
+    let mut pace = Pace::default();
+    while let Some(batch) = pace.gather(&mut batches, GATHER).await {
         let asked = keys.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(asked) = asked else { return };
         let (deliveries, ack) = batch.share();

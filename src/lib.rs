@@ -9,7 +9,7 @@
 //! - [`peer`] is one WebSocket connection, generic over its stream.
 //! - [`keys`] are the keys that are declared instead of asked for in JavaScript.
 //! - [`hub`] knows which connection holds which key; the newest wins.
-//! - [`buffer`] is the bounded queue between two tasks.
+//! - [`buffer`] is the bounded queue between two tasks; [`pace`] makes the batches that cross into JavaScript.
 //! - [`message`], [`config`] and [`hooks`] are plain values and the questions that JavaScript answers.
 //! - [`error`] is at the bottom: one enum, each variant with what JavaScript sees.
 
@@ -24,6 +24,7 @@ pub mod hooks;
 pub mod hub;
 pub mod keys;
 pub mod message;
+pub mod pace;
 pub mod peer;
 pub mod worker;
 

@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::gateway::open_line;
 use crate::hooks::{LineEvents, Listeners};
 use crate::message::Outgoing;
+use crate::pace::Pace;
 
 /// Messages that go into JavaScript together: more gain nothing.
 const GATHER: usize = 64;
@@ -116,7 +117,8 @@ async fn tell_when_drained(shared: Arc<Shared>) {
 
 /// Hands batches to the listeners in order, and acknowledges what they have returned from.
 async fn deliver(shared: Arc<Shared>, mut batches: mpsc::Receiver<Batch>) {
-    while let Some(batch) = Batch::gather(&mut batches, GATHER).await {
+    let mut pace = Pace::default();
+    while let Some(batch) = pace.gather(&mut batches, GATHER).await {
         let listeners = shared.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(listeners) = listeners else { return };
         let (deliveries, ack) = batch.share();

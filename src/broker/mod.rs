@@ -86,7 +86,7 @@ impl Batch {
         Some(batch)
     }
 
-    fn join_waiting(&mut self, batches: &mut mpsc::Receiver<Batch>, enough: usize) {
+    pub fn join_waiting(&mut self, batches: &mut mpsc::Receiver<Batch>, enough: usize) {
         while self.deliveries.len() < enough {
             let Ok(mut next) = batches.try_recv() else { break };
             let before = self.deliveries.len();

@@ -116,6 +116,11 @@ impl Delivery {
         self.properties().content_type
     }
 
+    /// The entries of the header table, encoded: equal bytes are equal headers.
+    pub fn header_table(&self) -> &[u8] {
+        self.properties().table()
+    }
+
     pub fn headers_json(&self) -> String {
         self.properties().headers_json()
     }

@@ -136,6 +136,11 @@ impl<'a> EncodedProperties<'a> {
         Some(EncodedProperties { content_type: std::str::from_utf8(content_type).unwrap_or(""), table })
     }
 
+    /// The entries of the header table as they lie there.
+    pub fn table(&self) -> &'a [u8] {
+        self.table
+    }
+
     /// One header, found without building a table.
     pub fn header(&self, wanted: &str) -> Option<Value> {
         let mut reader = Reader(self.table);

@@ -8,27 +8,15 @@ use napi::bindgen_prelude::*;
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use tokio::sync::oneshot;
 
+use super::crossing::{BatchArgs, Dictionary};
 use crate::error::Error as CoreError;
 use crate::hooks::{Keys, LineEvents, Listeners, MessageKeys};
-use crate::message::{Delivery, OCTETS, Route, write_json_text};
+use crate::message::{Delivery, write_json_text};
 
 /// A strong function: it keeps the process alive until it is dropped, as an open connection would.
 type Callback<T, Args, Return> = ThreadsafeFunction<T, Return, Args, Status, false, false, 0>;
 
 const GONE: CoreError = CoreError::Closed { what: "JavaScript environment" };
-
-/// A body as JavaScript works on it: text where it is text.
-type Body = Either<String, Buffer>;
-
-fn body(delivery: &Delivery) -> Body {
-    if delivery.content_type() == OCTETS {
-        return Either::B(delivery.body.to_vec().into());
-    }
-    match std::str::from_utf8(&delivery.body) {
-        Ok(text) => Either::A(text.to_owned()),
-        Err(_) => Either::B(delivery.body.to_vec().into()),
-    }
-}
 
 /// Calls now, so that calls happen in the order of the batches, and gives the answer later.
 fn ask<Args, Return>(
@@ -52,21 +40,17 @@ where
     })
 }
 
-/// Bodies, headers as JSON, content types.
-type KeyArgs = FnArgs<(Vec<Body>, Vec<String>, Vec<String>)>;
 /// For each message a key, several, or none.
 type KeyAnswer = Vec<Option<Either<String, Vec<String>>>>;
 
-pub(super) struct KeyFunction(Callback<Arc<[Delivery]>, KeyArgs, KeyAnswer>);
+pub(super) struct KeyFunction(Callback<Arc<[Delivery]>, BatchArgs, KeyAnswer>);
 
 impl KeyFunction {
-    pub(super) fn new(function: &Function<KeyArgs, KeyAnswer>) -> Result<Self> {
-        let function = function.build_threadsafe_function().build_callback(|context| {
+    pub(super) fn new(function: &Function<BatchArgs, KeyAnswer>) -> Result<Self> {
+        let dictionary = Dictionary::default();
+        let function = function.build_threadsafe_function().build_callback(move |context| {
             let batch: Arc<[Delivery]> = context.value;
-            let bodies = batch.iter().map(body).collect();
-            let headers = batch.iter().map(|delivery| delivery.headers_json()).collect();
-            let types = batch.iter().map(|delivery| delivery.content_type().to_owned()).collect();
-            Ok(FnArgs::from((bodies, headers, types)))
+            Ok(dictionary.encode(&batch))
         })?;
         Ok(KeyFunction(function))
     }
@@ -86,40 +70,16 @@ impl MessageKeys for KeyFunction {
     }
 }
 
-/// Bodies one behind the other, where each ends, headers as JSON, content types, routing keys, exchanges, delivery tags,
-/// and flags: 1 redelivered, 2 a status.
-type DeliverArgs = FnArgs<(Buffer, Vec<u32>, Vec<String>, Vec<String>, Vec<String>, Vec<String>, Vec<f64>, Vec<u32>)>;
-
-pub(super) struct ListenerFunction(Callback<Arc<[Delivery]>, DeliverArgs, bool>);
+pub(super) struct ListenerFunction(Callback<Arc<[Delivery]>, BatchArgs, bool>);
 
 impl ListenerFunction {
-    pub(super) fn new(function: &Function<DeliverArgs, bool>) -> Result<Self> {
-        let function = function.build_threadsafe_function().build_callback(|context| {
+    pub(super) fn new(function: &Function<BatchArgs, bool>, dictionary: Arc<Dictionary>) -> Result<Self> {
+        let function = function.build_threadsafe_function().build_callback(move |context| {
             let batch: Arc<[Delivery]> = context.value;
-            let mut bodies = Vec::with_capacity(batch.iter().map(|delivery| delivery.body.len()).sum());
-            let mut ends = Vec::with_capacity(batch.len());
-            for delivery in batch.iter() {
-                bodies.extend_from_slice(&delivery.body);
-                ends.push(u32::try_from(bodies.len()).unwrap_or(u32::MAX));
-            }
-            let each = |text: fn(&Delivery) -> String| batch.iter().map(text).collect::<Vec<_>>();
-            Ok(FnArgs::from((
-                bodies.into(),
-                ends,
-                each(|delivery| delivery.headers_json()),
-                each(|delivery| delivery.content_type().to_owned()),
-                each(|delivery| delivery.routing_key().to_owned()),
-                each(|delivery| delivery.exchange().to_owned()),
-                batch.iter().map(|delivery| delivery.tag as f64).collect(),
-                batch.iter().map(flags).collect(),
-            )))
+            Ok(dictionary.encode(&batch))
         })?;
         Ok(ListenerFunction(function))
     }
-}
-
-fn flags(delivery: &Delivery) -> u32 {
-    u32::from(delivery.redelivered) | if delivery.route == Route::Status { 2 } else { 0 }
 }
 
 impl Listeners for ListenerFunction {

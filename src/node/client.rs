@@ -8,6 +8,7 @@ use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
 use super::callback::{EventFunction, ListenerFunction};
+use super::crossing::{BatchArgs, Dictionary};
 use super::owner::{Owned, Owner};
 use super::{runtime, settings, to_js};
 use crate::message::{Headers, JSON, OCTETS, Outgoing, Properties, Route};
@@ -18,10 +19,10 @@ pub struct NativeClient {
     worker: Worker,
     owner: Arc<Owner<Worker>>,
     known: Mutex<Known>,
+    dictionary: Arc<Dictionary>,
 }
 
-/// Properties by header JSON, for JSON and for octets: senders use the same headers again, and headers that came with a
-/// message go back with the answer.
+/// Properties by header JSON, for JSON and for octets: senders use the same headers again.
 #[derive(Default)]
 struct Known {
     properties: HashMap<String, [Option<Arc<Properties>>; 2]>,
@@ -63,14 +64,8 @@ pub struct NativeClientStats {
 pub fn start_client<'env>(
     env: &'env Env,
     broker: String,
-    #[napi(
-        ts_arg_type = "(bodies: Buffer, ends: number[], headers: string[], types: string[], keys: string[], exchanges: string[], tags: number[], flags: number[]) => void"
-    )]
-    deliver: Function<
-        'env,
-        FnArgs<(Buffer, Vec<u32>, Vec<String>, Vec<String>, Vec<String>, Vec<String>, Vec<f64>, Vec<u32>)>,
-        bool,
-    >,
+    #[napi(ts_arg_type = "(bytes: Buffer, count: number, fresh: string[], first: number) => boolean")]
+    deliver: Function<'env, BatchArgs, bool>,
     #[napi(ts_arg_type = "(name: string, details: string) => void")] event: Function<
         'env,
         FnArgs<(String, String)>,
@@ -78,7 +73,8 @@ pub fn start_client<'env>(
     >,
 ) -> Result<Object<'env>> {
     let broker = settings(&broker)?;
-    let listeners = Arc::new(ListenerFunction::new(&deliver)?);
+    let dictionary = Arc::<Dictionary>::default();
+    let listeners = Arc::new(ListenerFunction::new(&deliver, dictionary.clone())?);
     let event = Arc::new(EventFunction::new(&event)?);
     let owner = Owner::of(env)?;
     let (deferred, promise) = env.create_deferred()?;
@@ -86,7 +82,7 @@ pub fn start_client<'env>(
         match Worker::start(broker, event, listeners).await {
             Ok(worker) => {
                 owner.owns(worker.clone());
-                deferred.resolve(move |_| Ok(NativeClient { worker, owner, known: Mutex::default() }));
+                deferred.resolve(move |_| Ok(NativeClient { worker, owner, known: Mutex::default(), dictionary }));
             }
             Err(error) => deferred.reject(to_js(error)),
         }
@@ -102,15 +98,19 @@ impl Owned for Worker {
 
 #[napi]
 impl NativeClient {
-    /// Sends messages, JSON text or octets, each with its headers as JSON. Returns the bytes that wait for the broker now;
+    /// Sends messages, JSON text or octets, each with its headers as JSON, or as the entry of headers that came. Returns the bytes that wait for the broker now;
     /// negative when the sender should hold on until `drain`: -1 - n, where n were taken.
     #[napi(catch_unwind)]
-    pub fn send(&self, bodies: Vec<Either<String, Buffer>>, headers: Vec<String>) -> Result<f64> {
+    pub fn send(&self, bodies: Vec<Either<String, Buffer>>, headers: Vec<Either<u32, String>>) -> Result<f64> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let _guard = runtime()?.enter();
         // All of it is understood before any of it is sent.
-        let understand = |(body, headers): (Either<String, Buffer>, String)| {
-            let properties = known.properties(&headers, matches!(body, Either::B(_)))?;
+        let understand = |(body, headers): (Either<String, Buffer>, Either<u32, String>)| {
+            let octets = matches!(body, Either::B(_));
+            let properties = match headers {
+                Either::A(entry) => self.dictionary.properties(entry, octets)?,
+                Either::B(json) => known.properties(&json, octets)?,
+            };
             let body = match body {
                 Either::A(text) => text.into(),
                 Either::B(octets) => bytes::Bytes::copy_from_slice(&octets),

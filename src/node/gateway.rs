@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 
 use super::bridge::{Bridge, Output};
 use super::callback::{EventFunction, KeyFunction};
+use super::crossing::BatchArgs;
 use super::owner::{Owned, Owner};
 use super::socket::Socket;
 use super::{runtime, settings, to_js};
@@ -74,13 +75,9 @@ pub fn start_gateway<'env>(
     socket: String,
     unique: String,
     #[napi(
-        ts_arg_type = "(bodies: Array<string | Buffer>, headers: string[], types: string[]) => Array<string | string[] | null>"
+        ts_arg_type = "(bytes: Buffer, count: number, fresh: string[], first: number) => Array<string | string[] | null>"
     )]
-    keys: Function<
-        'env,
-        FnArgs<(Vec<Either<String, Buffer>>, Vec<String>, Vec<String>)>,
-        Vec<Option<Either<String, Vec<String>>>>,
-    >,
+    keys: Function<'env, BatchArgs, Vec<Option<Either<String, Vec<String>>>>>,
     #[napi(ts_arg_type = "(name: string, details: string) => void")] event: Function<
         'env,
         FnArgs<(String, String)>,

@@ -8,6 +8,7 @@
 mod bridge;
 mod callback;
 mod client;
+mod crossing;
 mod gateway;
 mod owner;
 mod socket;

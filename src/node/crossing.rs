@@ -1,0 +1,144 @@
+//! What a batch of deliveries is made into for JavaScript: numbers and bodies in one Buffer, and each text that repeats
+//! (header tables, content types, names) once in the life of its dictionary instead of once a message.
+//!
+//! `lib/crossing.js` reads what is written here; the two must agree.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use napi::bindgen_prelude::*;
+
+use super::to_js;
+use crate::message::{Delivery, Headers, JSON, OCTETS, Properties, Route};
+
+/// Numbers of a delivery, 32 bits each, in the order of the machine: where its body ends, the entries of its headers,
+/// content type, routing key and exchange, flags, and the delivery tag in two halves.
+const WORDS: usize = 8;
+
+const REDELIVERED: u32 = 1;
+const STATUS: u32 = 2;
+const ASCII: u32 = 4;
+const UTF8: u32 = 8;
+
+/// A dictionary that has grown beyond one of these starts anew with the next batch.
+const MAX_ENTRIES: usize = 8 * 1024;
+const MAX_BYTES: usize = 2 * 1024 * 1024;
+
+/// The numbers of all deliveries and then their bodies; the texts that are new, and the entry of the first of them: 0 when
+/// all entries before it are void.
+pub(super) type BatchArgs = FnArgs<(Buffer, u32, Vec<String>, u32)>;
+
+/// Texts that have crossed, by their entry.
+#[derive(Default)]
+pub(super) struct Dictionary(Mutex<Entries>);
+
+#[derive(Default)]
+struct Entries {
+    tables: HashMap<Box<[u8]>, u32>,
+    names: HashMap<Box<str>, u32>,
+    count: u32,
+    bytes: usize,
+    /// Those that have still to cross.
+    fresh: Vec<String>,
+    /// Properties with the headers of an entry, for JSON and for octets: what came goes back as it was.
+    properties: HashMap<u32, [Option<Arc<Properties>>; 2]>,
+    /// Header JSON by entry, for the properties above.
+    headers: HashMap<u32, String>,
+}
+
+impl Dictionary {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Called on JavaScript's thread, in the order in which JavaScript gets the batches.
+    pub(super) fn encode(&self, batch: &[Delivery]) -> BatchArgs {
+        let mut entries = self.lock();
+        if entries.count as usize > MAX_ENTRIES || entries.bytes > MAX_BYTES {
+            *entries = Entries::default();
+        }
+        let first = entries.count;
+        let bodies: usize = batch.iter().map(|delivery| delivery.body.len()).sum();
+        let mut out = Vec::with_capacity(batch.len() * WORDS * 4 + bodies);
+        let mut end = batch.len() * WORDS * 4;
+        for delivery in batch {
+            end += delivery.body.len();
+            let words = [
+                u32::try_from(end).unwrap_or(u32::MAX),
+                entries.table(delivery),
+                entries.name(delivery.content_type()),
+                entries.name(delivery.routing_key()),
+                entries.name(delivery.exchange()),
+                flags(delivery),
+                delivery.tag as u32,
+                (delivery.tag >> 32) as u32,
+            ];
+            words.iter().for_each(|word| out.extend_from_slice(&word.to_ne_bytes()));
+        }
+        batch.iter().for_each(|delivery| out.extend_from_slice(&delivery.body));
+        let fresh = std::mem::take(&mut entries.fresh);
+        let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        FnArgs::from((out.into(), count, fresh, first))
+    }
+
+    /// What goes back with the headers of an entry.
+    pub(super) fn properties(&self, entry: u32, octets: bool) -> Result<Arc<Properties>> {
+        let mut entries = self.lock();
+        if let Some(known) = entries.properties.get(&entry).and_then(|known| known[usize::from(octets)].clone()) {
+            return Ok(known);
+        }
+        let Some(json) = entries.headers.get(&entry) else {
+            return Err(Error::from_reason("ERR_INVALID_ARG_VALUE||headers that are not known any more"));
+        };
+        let headers = Headers::from_json(json).map_err(to_js)?;
+        let properties = Arc::new(Properties::new(if octets { OCTETS } else { JSON }, &headers));
+        entries.properties.entry(entry).or_default()[usize::from(octets)] = Some(properties.clone());
+        Ok(properties)
+    }
+}
+
+impl Entries {
+    fn table(&mut self, delivery: &Delivery) -> u32 {
+        let table = delivery.header_table();
+        if let Some(entry) = self.tables.get(table) {
+            return *entry;
+        }
+        let json = delivery.headers_json();
+        // The bytes, their JSON here and there, and later the properties.
+        self.bytes += table.len() * 4;
+        let entry = self.add(json.clone());
+        self.tables.insert(table.into(), entry);
+        self.headers.insert(entry, json);
+        entry
+    }
+
+    fn name(&mut self, name: &str) -> u32 {
+        if let Some(entry) = self.names.get(name) {
+            return *entry;
+        }
+        self.bytes += name.len() * 2;
+        let entry = self.add(name.to_owned());
+        self.names.insert(name.into(), entry);
+        entry
+    }
+
+    fn add(&mut self, text: String) -> u32 {
+        self.fresh.push(text);
+        self.count += 1;
+        self.count - 1
+    }
+}
+
+fn flags(delivery: &Delivery) -> u32 {
+    let text = if delivery.body.is_ascii() {
+        ASCII | UTF8
+    } else if std::str::from_utf8(&delivery.body).is_ok() {
+        UTF8
+    } else {
+        0
+    };
+    let redelivered = if delivery.redelivered { REDELIVERED } else { 0 };
+    let status = if delivery.route == Route::Status { STATUS } else { 0 };
+    text | redelivered | status
+}
