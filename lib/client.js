@@ -48,7 +48,7 @@ class Client extends EventEmitter {
    * @type {(() => void)[] | null}
    */
   #early = [];
-  #deliveries = new Deliveries();
+  #deliveries = new Deliveries({ returning: true });
   /** @type {Promise<void> | undefined} */
   #replayed;
   /** Thunks of $send that wait for room. @type {(() => void)[]} */

@@ -15,7 +15,7 @@ const UTF8 = 8;
  * @typedef {object} Entry
  * @property {string} text
  * @property {number} id
- * @property {Deliveries} owner
+ * @property {Deliveries | null} owner to which the headers may come back
  * @property {number} generation of its dictionary
  * @property {Record<string, any> | null | undefined} template the headers;
  *   null for those that cannot be copied by their fields alone
@@ -60,9 +60,18 @@ class Mark extends Given {
  * a batch in one Buffer, and texts that repeat as entries of a dictionary.
  */
 class Deliveries {
+  #returning;
   /** @type {Entry[]} */
   #entries = [];
   #generation = 0;
+
+  /**
+   * @param {{ returning?: boolean }} [options] returning: headers may come
+   *   back, and are to be known then
+   */
+  constructor({ returning = false } = {}) {
+    this.#returning = returning;
+  }
 
   /**
    * Must be called with each batch at once: the native side counts on what
@@ -84,7 +93,7 @@ class Deliveries {
       entries.push({
         text,
         id: entries.length,
-        owner: this,
+        owner: this.#returning ? this : null,
         generation: this.#generation,
         template: undefined,
         size: 0,
@@ -207,7 +216,7 @@ class Delivery {
     }
     if (entry.template === null) return decodeHeaders(entry.text);
     const headers = { ...entry.template };
-    new Mark(headers, entry);
+    if (entry.owner) new Mark(headers, entry);
     return headers;
   }
 }
