@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use lapin::protocol::{AMQPClass, channel, connection};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::OwnedReadHalf;
 
-use super::wire::{Broken, METHOD, Reader, parse_method, write_method};
+use super::outlet::Outlet;
+use super::wire::{Broken, METHOD, Reader, method_frame, parse_method};
 use crate::config::{AuthMechanism, BrokerSettings, Host};
 use crate::error::{Error, Result};
 
@@ -18,7 +18,7 @@ const CHANNEL_MAX: u16 = 2047;
 
 pub struct Connection {
     pub reader: Reader<OwnedReadHalf>,
-    pub writer: OwnedWriteHalf,
+    pub outlet: Outlet,
     pub frame_max: usize,
     /// None: no heartbeats.
     pub heartbeat: Option<Duration>,
@@ -35,14 +35,14 @@ impl Connection {
         let _ = stream.set_nodelay(settings.no_delay);
         let (reader, writer) = stream.into_split();
         let reader = Reader::new(reader, FRAME_MAX as usize);
-        let mut opened = Connection { reader, writer, frame_max: 0, heartbeat: None, address };
+        let outlet = Outlet::new(writer);
+        let mut opened = Connection { reader, outlet, frame_max: 0, heartbeat: None, address };
         opened.log_in(settings).await?;
         Ok(opened)
     }
 
     async fn log_in(&mut self, settings: &BrokerSettings) -> Result<()> {
-        let header = self.writer.write_all(b"AMQP\x00\x00\x09\x01").await;
-        header.map_err(|error| unreachable(&error, self.address.clone()))?;
+        self.write(b"AMQP\x00\x00\x09\x01").await?;
         let AMQPClass::Connection(connection::AMQPMethod::Start(start)) = self.method(0).await? else {
             return Err(self.unexpected("something else than connection.start"));
         };
@@ -99,19 +99,23 @@ impl Connection {
 
     /// connection.close and its answer; a connection that is gone already needs no goodbye.
     pub async fn close(mut self) {
-        let close = connection::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };
-        let _ = self.call(0, &AMQPClass::Connection(connection::AMQPMethod::Close(close))).await;
+        if self.outlet.farewell().await.is_ok() {
+            let _ = self.method(0).await;
+        }
     }
 
     /// Sends a method and waits for its answer.
     pub async fn call(&mut self, id: u16, class: &AMQPClass) -> Result<AMQPClass> {
-        write_method(&mut self.writer, id, class).await.map_err(|error| unreachable(&error, self.address.clone()))?;
+        self.write(&method_frame(id, class)).await?;
         self.method(id).await
     }
 
     async fn send(&mut self, method: connection::AMQPMethod) -> Result<()> {
-        let class = AMQPClass::Connection(method);
-        write_method(&mut self.writer, 0, &class).await.map_err(|error| unreachable(&error, self.address.clone()))
+        self.write(&method_frame(0, &AMQPClass::Connection(method))).await
+    }
+
+    pub async fn write(&mut self, frames: &[u8]) -> Result<()> {
+        self.outlet.write(frames).await.map_err(|broken| self.broken(&broken))
     }
 
     /// The next method on a channel; a close, of the channel or of all, is the broker's refusal.
@@ -135,8 +139,7 @@ impl Connection {
                 }
                 AMQPClass::Channel(channel::AMQPMethod::Close(close)) => {
                     let answer = AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {}));
-                    let written = write_method(&mut self.writer, channel, &answer).await;
-                    written.map_err(|error| unreachable(&error, self.address.clone()))?;
+                    self.write(&method_frame(channel, &answer)).await?;
                     return Err(self.refused(close.reply_code, close.reply_text.as_str()));
                 }
                 AMQPClass::Connection(connection::AMQPMethod::Blocked(_) | connection::AMQPMethod::Unblocked(_)) => (),

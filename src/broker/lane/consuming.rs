@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use lapin::protocol::{AMQPClass, basic, channel, connection, queue};
 use lapin::types::FieldTable;
-use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{Mutex, Notify};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Sleep, sleep};
 
 use super::connect::Connection;
 use super::declare::bind;
-use super::wire::{Broken, METHOD, Reader, ack_frame, beat_now, method_frame, parse_method};
+use super::outlet::Outlet;
+use super::wire::{Broken, METHOD, Reader, ack_frame, method_frame, parse_method};
 use crate::broker::Acker;
 use crate::broker::topology::{Plan, Queue};
 use crate::error::Result;
@@ -27,7 +27,7 @@ const ACK_DELAY: Duration = Duration::from_millis(20);
 
 pub struct Consuming {
     reader: Mutex<Reading>,
-    writer: Mutex<Writing>,
+    outlet: Mutex<Outlet>,
     acks: Arc<Acks>,
     pub heartbeat: Option<Duration>,
 }
@@ -38,11 +38,6 @@ struct Reading {
     came: Vec<u64>,
     /// Runs while something that came has not been acknowledged.
     delay: Option<Pin<Box<Sleep>>>,
-}
-
-struct Writing {
-    stream: OwnedWriteHalf,
-    wrote: Instant,
 }
 
 /// What has been handled, by channel: written by whoever handles deliveries, read when it is time to tell the broker.
@@ -108,10 +103,9 @@ impl Consuming {
                 arguments: FieldTable::default(),
             };
             let frame = method_frame(channel_of(index), &AMQPClass::Basic(basic::AMQPMethod::Consume(consume)));
-            let wrote = connection.writer.write_all(&frame).await;
-            wrote.map_err(|error| connection.unexpected(&error.to_string()))?;
+            connection.write(&frame).await?;
         }
-        let Connection { reader, writer, heartbeat, .. } = connection;
+        let Connection { reader, outlet, heartbeat, .. } = connection;
         let zeros = || plan.queues.iter().map(|_| AtomicU64::new(0)).collect();
         let acks = Acks {
             routes: plan.queues.iter().map(|queue| queue.route).collect(),
@@ -122,7 +116,7 @@ impl Consuming {
         };
         Ok(Consuming {
             reader: Mutex::new(Reading { reader, came: vec![0; plan.queues.len()], delay: None }),
-            writer: Mutex::new(Writing { stream: writer, wrote: Instant::now() }),
+            outlet: Mutex::new(outlet),
             acks: Arc::new(acks),
             heartbeat,
         })
@@ -205,7 +199,7 @@ impl Consuming {
         match class {
             AMQPClass::Connection(connection::AMQPMethod::Close(close)) => {
                 let answer = AMQPClass::Connection(connection::AMQPMethod::CloseOk(connection::CloseOk {}));
-                let _ = self.write(&method_frame(0, &answer)).await;
+                let _ = self.outlet.lock().await.method(0, &answer).await;
                 Err(close.reply_text.to_string())
             }
             AMQPClass::Channel(channel::AMQPMethod::Close(close)) => Err(close.reply_text.to_string()),
@@ -216,18 +210,14 @@ impl Consuming {
 
     /// Tells the broker what has been handled.
     async fn tell(&self) -> std::result::Result<(), Broken> {
+        let mut outlet = self.outlet.lock().await;
         let frames = self.acks.frames();
-        if frames.is_empty() { Ok(()) } else { self.write(&frames).await }
+        if frames.is_empty() { Ok(()) } else { outlet.write(&frames).await }
     }
 
+    /// A writer that is busy needs no heartbeat.
     pub fn beat(&self, quiet: Duration) -> std::result::Result<(), Broken> {
-        if let Ok(mut writer) = self.writer.try_lock()
-            && writer.wrote.elapsed() >= quiet
-            && beat_now(&writer.stream)?
-        {
-            writer.wrote = Instant::now();
-        }
-        Ok(())
+        self.outlet.try_lock().map_or(Ok(()), |mut outlet| outlet.beat(quiet))
     }
 
     /// Whether somebody waits for the broker right now; otherwise its silence says nothing.
@@ -235,19 +225,10 @@ impl Consuming {
         self.reader.try_lock().is_err()
     }
 
-    async fn write(&self, frame: &[u8]) -> std::result::Result<(), Broken> {
-        let mut writer = self.writer.lock().await;
-        writer.stream.write_all(frame).await?;
-        writer.wrote = Instant::now();
-        Ok(())
-    }
-
     /// Acknowledges what has been handled and says goodbye; deliveries that are on their way go back to their queue.
     pub async fn close(&self) {
         let _ = self.tell().await;
-        let farewell = connection::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };
-        let frame = method_frame(0, &AMQPClass::Connection(connection::AMQPMethod::Close(farewell)));
-        if self.write(&frame).await.is_err() {
+        if self.outlet.lock().await.farewell().await.is_err() {
             return;
         }
         let mut reading = self.reader.lock().await;

@@ -1,6 +1,6 @@
 //! RabbitMQ: a lean lane of our own, on lapin's protocol types.
 //!
-//! - [`wire`] takes frames and deliveries in place and writes publishes from templates.
+//! - [`wire`] takes frames and deliveries in place and makes publishes from templates; [`outlet`] is where all frames go out.
 //! - [`connect`] logs in; [`publishing`] and [`consuming`] are the two connections of a session. RabbitMQ stops reading from
 //!   a connection that it blocks for publishing, and acknowledgements must not be stuck behind that.
 //! - [`declare`] finds a host that answers and declares what is shared, with the ways round what a broker refuses.
@@ -8,6 +8,7 @@
 mod connect;
 mod consuming;
 mod declare;
+mod outlet;
 mod publishing;
 mod wire;
 

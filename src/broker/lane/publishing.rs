@@ -4,36 +4,25 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use lapin::protocol::{AMQPClass, basic, channel, connection};
-use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{Mutex, watch};
-use tokio::time::Instant;
 
 use super::connect::Connection;
-use super::wire::{Broken, METHOD, Publish, Reader, beat_now, method_frame, parse_method};
+use super::outlet::Outlet;
+use super::wire::{Broken, METHOD, Publish, Reader, method_frame, parse_method};
 use crate::broker::topology::Plan;
 use crate::message::{Outgoing, Route};
 
 const CHANNEL: u16 = 1;
-/// The buffer is given back when a large batch has made it grow beyond this.
-const KEEP: usize = 512 * 1024;
 
 pub struct Publishing {
     reader: Mutex<Reader<OwnedReadHalf>>,
-    writer: Mutex<Writer>,
+    outlet: Mutex<Outlet>,
     /// By route.
     templates: [Publish; 3],
     frame_max: usize,
     pub heartbeat: Option<Duration>,
     state: watch::Sender<State>,
-}
-
-struct Writer {
-    stream: OwnedWriteHalf,
-    buffer: Vec<u8>,
-    /// Where in `buffer` each message of the batch begins.
-    starts: Vec<usize>,
-    wrote: Instant,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -80,15 +69,14 @@ pub enum Offered {
 impl Publishing {
     pub async fn new(mut connection: Connection, plan: &Plan) -> crate::error::Result<Publishing> {
         connection.open_channel(CHANNEL).await?;
-        let Connection { reader, writer, frame_max, heartbeat, .. } = connection;
+        let Connection { reader, outlet, frame_max, heartbeat, .. } = connection;
         let templates = [Route::Receive, Route::Status, Route::Message].map(|route| {
             let (exchange, key) = plan.target(route);
             Publish::new(CHANNEL, exchange, key)
         });
-        let writer = Writer { stream: writer, buffer: Vec::new(), starts: Vec::new(), wrote: Instant::now() };
         Ok(Publishing {
             reader: Mutex::new(reader),
-            writer: Mutex::new(writer),
+            outlet: Mutex::new(outlet),
             templates,
             frame_max,
             heartbeat,
@@ -102,37 +90,19 @@ impl Publishing {
             let mut state = self.state.subscribe();
             let _ = state.wait_for(|state| state.blocked.is_none()).await;
         }
-        let mut writer = self.writer.lock().await;
+        let mut outlet = self.outlet.lock().await;
         if self.state.borrow().channel != ChannelState::Open {
             return Ok(Published::ChannelClosed);
         }
-        let Writer { stream, buffer, starts, wrote } = &mut *writer;
-        buffer.clear();
-        starts.clear();
         // Headers above frame_max have no form in AMQP; the broker would end the connection for them.
         let before = batch.len();
         batch.retain(|message| Publish::fits(message, self.frame_max));
         let unfit = before - batch.len();
+        outlet.begin();
         for message in batch.iter() {
-            starts.push(buffer.len());
-            self.templates[message.route as usize].write(buffer, message, CHANNEL, self.frame_max);
+            self.templates[message.route as usize].write(outlet.next_message(), message, CHANNEL, self.frame_max);
         }
-        let (mut written, mut begun) = (0, 0);
-        while written < buffer.len() {
-            let count = stream.write(&buffer[written..]).await?;
-            if count == 0 {
-                return Err(std::io::Error::from(std::io::ErrorKind::WriteZero).into());
-            }
-            written += count;
-            while starts.get(begun).is_some_and(|start| *start < written) {
-                batch.pop_front();
-                begun += 1;
-            }
-        }
-        *wrote = Instant::now();
-        if buffer.capacity() > KEEP {
-            *buffer = Vec::new();
-        }
+        outlet.flush(|| drop(batch.pop_front())).await?;
         Ok(Published::All { unfit })
     }
 
@@ -225,29 +195,18 @@ impl Publishing {
         }
     }
 
-    /// Sends a heartbeat if nothing else has gone out for a while. A writer that is busy needs none.
+    /// A writer that is busy needs no heartbeat.
     pub fn beat(&self, quiet: Duration) -> Result<(), Broken> {
-        if let Ok(mut writer) = self.writer.try_lock()
-            && writer.wrote.elapsed() >= quiet
-            && beat_now(&writer.stream)?
-        {
-            writer.wrote = Instant::now();
-        }
-        Ok(())
+        self.outlet.try_lock().map_or(Ok(()), |mut outlet| outlet.beat(quiet))
     }
 
-    async fn write(&self, frame: &[u8]) -> Result<(), Broken> {
-        let mut writer = self.writer.lock().await;
-        writer.stream.write_all(frame).await?;
-        writer.wrote = Instant::now();
-        Ok(())
+    async fn write(&self, frames: &[u8]) -> Result<(), Broken> {
+        self.outlet.lock().await.write(frames).await
     }
 
     /// connection.close; its answer says that the broker has taken everything before it.
     pub async fn close(&self) {
-        let farewell = connection::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };
-        let frame = method_frame(0, &AMQPClass::Connection(connection::AMQPMethod::Close(farewell)));
-        if self.write(&frame).await.is_err() {
+        if self.outlet.lock().await.farewell().await.is_err() {
             return;
         }
         let mut state = self.state.subscribe();

@@ -2,8 +2,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use lapin::protocol::{AMQPClass, gen_class, parse_class};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::tcp::OwnedWriteHalf;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::message::{Delivery, Envelope, Outgoing, Route};
 
@@ -200,17 +199,7 @@ pub fn method_frame(channel: u16, class: &AMQPClass) -> Vec<u8> {
     frame
 }
 
-/// Sends a heartbeat if the socket takes it at once: one that is full has bytes on their way, which say the same.
-pub fn beat_now(stream: &OwnedWriteHalf) -> Result<bool, Broken> {
-    match stream.try_write(&HEARTBEAT_FRAME) {
-        Ok(count) if count == HEARTBEAT_FRAME.len() => Ok(true),
-        Ok(_) => Err(std::io::Error::from(std::io::ErrorKind::WriteZero).into()),
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(false),
-        Err(error) => Err(error.into()),
-    }
-}
-
-const HEARTBEAT_FRAME: [u8; 8] = [HEARTBEAT, 0, 0, 0, 0, 0, 0, END];
+pub const HEARTBEAT_FRAME: [u8; 8] = [HEARTBEAT, 0, 0, 0, 0, 0, 0, END];
 
 /// Everything up to `tag` on the channel.
 pub fn ack_frame(channel: u16, tag: u64) -> [u8; 21] {
@@ -279,13 +268,4 @@ impl Publish {
     pub fn fits(message: &Outgoing, frame_max: usize) -> bool {
         message.properties.encoded().len() + 12 + FRAME_EXTRA <= frame_max
     }
-}
-
-pub async fn write_method<W: AsyncWrite + Unpin>(
-    stream: &mut W,
-    channel: u16,
-    class: &AMQPClass,
-) -> std::io::Result<()> {
-    stream.write_all(&method_frame(channel, class)).await?;
-    stream.flush().await
 }
