@@ -28,6 +28,13 @@ export declare class NativeClient {
    * negative when the sender should hold on until `drain`: -1 - n, where n were taken.
    */
   send(bodies: Array<string | Buffer>, headers: Array<number | string>): number
+  /**
+   * What became of deliveries: five numbers each, namely session, status (1) or message (0), the tag in two halves,
+   * and 0 for done, 1 for again, 2 for out of the queue.
+   */
+  settle(numbers: Array<number>): void
+  /** Nothing more goes to the listeners. */
+  stopReceiving(): void
   stats(): NativeClientStats
   /** Resolves when what waits has been published (for at most `patience` ms) and the connection has ended. */
   close(patience: number): Promise<void>
@@ -89,7 +96,7 @@ export interface NativeStats {
  * Connects, declares the shared queues and resolves to the client. `deliver` is called with batches, `event` for what
  * happens to the broker's connection.
  */
-export declare function startClient(broker: string, deliver: (bytes: Buffer, count: number, fresh: string[], first: number) => boolean, event: (name: string, details: string) => void): Promise<NativeClient>
+export declare function startClient(broker: string, unique: string, deliver: (bytes: Buffer, count: number, fresh: string[], first: number) => boolean | null, event: (name: string, details: string) => void): Promise<NativeClient>
 
 /**
  * Connects and resolves to the gateway. The functions are called in batches (`keys`), for what happens to the broker's

@@ -50,6 +50,13 @@ export interface GatewayEvents {
   reconnecting: [info: Reconnecting];
   /** The broker connection is restored and traffic goes on. */
   ready: [];
+  /**
+   * The broker takes no messages for now (connection.blocked), with its
+   * reason: a memory or disk alarm. What is sent waits; browsers are not read.
+   */
+  blocked: [reason: string];
+  /** It takes messages again. */
+  unblocked: [];
   /** `messageKeyFn` threw for this message, which reached nobody here. */
   messageKeyError: [error: unknown, message: any, headers: Headers];
   /** `keyFn` threw for this request, which was refused. */
@@ -123,8 +130,13 @@ export class Client extends TypedEmitter<ClientEvents> {
   /** `send` as a thunk, for `yield client.$send(message)` under co. */
   $send(message: unknown, headers?: Headers): Thunk<boolean>;
 
-  /** Sends what waits, stops consuming and leaves the broker. */
-  close(): Yieldable<void>;
+  /**
+   * Stops consuming, sends what waits and leaves the broker. With
+   * 'at-least-once' it waits for listeners that have a message in hand, for at
+   * most `timeout` ms (default 30000); what they do not finish by then goes to
+   * another client.
+   */
+  close(options?: { timeout?: number }): Yieldable<void>;
 
   /** Counters since `init()`, and what is held at this moment. */
   stats(): ClientStats;
@@ -144,8 +156,33 @@ export interface ClientEvents {
   reconnecting: [info: Reconnecting];
   /** The broker connection is restored and traffic goes on. */
   ready: [];
-  /** A message that found no room in twice `mqConf.bufferSize` and was not taken. */
-  undeliverable: [message: unknown, headers: Headers | undefined];
+  /**
+   * The broker takes no messages for now (connection.blocked), with its
+   * reason: a memory or disk alarm. What is sent waits; browsers are not read.
+   */
+  blocked: [reason: string];
+  /** It takes messages again. */
+  unblocked: [];
+  /**
+   * A message that found no room in twice `mqConf.bufferSize` and was not sent;
+   * or, with an `error`, a received one for which a listener failed twice, and
+   * which is dropped ('at-least-once' without `deadLetterExchange`).
+   */
+  undeliverable: [
+    message: unknown,
+    headers: Headers | undefined,
+    error?: unknown,
+  ];
+  /**
+   * With 'at-least-once': a listener threw or rejected. The message comes again
+   * once (`info.redelivered`); after that it is dead-lettered or dropped.
+   */
+  listenerError: [
+    error: unknown,
+    message: any,
+    headers: Headers,
+    info: MessageInfo,
+  ];
   /** `close()` is done. */
   close: [];
   /** Emitted only when there is a listener, so that it never ends a process. */
@@ -194,6 +231,11 @@ export interface MessageInfo {
   redelivered: boolean;
   /** '' when it has none. */
   contentType: string;
+  /**
+   * The publisher's id of the message, the same whenever it comes again; with
+   * `mqConf.delivery` 'at-least-once' each message has one.
+   */
+  messageId: string | undefined;
   /** The body as it came. */
   raw: Buffer;
 }
@@ -330,6 +372,37 @@ export interface MqConf {
   reconnectBackoffTime?: number;
   /** The longest that 'exponential' waits, in ms. Default 120000. */
   reconnectExponentialLimit?: number;
+  /**
+   * The part of each of these times, from 0 to 1, by which it is shorter or
+   * longer at random, so that not all come back at once. Default 0.25.
+   */
+  reconnectJitter?: number;
+
+  /**
+   * 'at-most-once' (default) is the original's wire: nothing comes twice, and
+   * what is on its way when a connection breaks may be lost. 'at-least-once'
+   * loses nothing: durable exchanges and queues, persistent messages,
+   * publisher confirms, and a message is done with when its listeners are;
+   * some may come twice, marked by `info.redelivered` and with the same
+   * `info.messageId`. All gateways and clients of one broker need the same.
+   */
+  delivery?: 'at-most-once' | 'at-least-once';
+  /**
+   * Of the queues of 'at-least-once': 'quorum' for clusters. Default
+   * 'classic'.
+   */
+  queueType?: 'classic' | 'quorum';
+  /**
+   * With 'at-least-once': where messages go for which a listener failed twice.
+   * It must exist. Default null: they are dropped, with the client's event
+   * 'undeliverable'.
+   */
+  deadLetterExchange?: string | null;
+  /**
+   * With 'at-least-once': how long a gateway's queue waits for its gateway to
+   * come back, in ms (x-expires). Default 300000 (5 minutes).
+   */
+  queueExpires?: number;
 
   /** What may wait for the broker, in bytes. Default 16777216 (16 MiB). */
   bufferSize?: number;

@@ -1,10 +1,12 @@
 'use strict';
 
+const { randomBytes } = require('node:crypto');
 const { EventEmitter } = require('node:events');
 const { Deliveries } = require('./crossing');
 const { startClient } = require('./native');
-const { MessageEnginError, fromNative } = require('./errors');
+const { MessageEnginError, fromNative, textOf } = require('./errors');
 const { emitLineEvent, safeEmit } = require('./line-events');
+const { Listening } = require('./listening');
 const { encodeHeaders, encodeMessage } = require('./message');
 const { mqSettings } = require('./options');
 const { Outgoing } = require('./outgoing');
@@ -18,6 +20,8 @@ const { yieldable } = require('./yieldable');
 
 /** How long close() tries to publish what waits, in ms. */
 const CLOSE_PATIENCE = 5000;
+/** How long it waits for listeners that have something in hand, in ms. */
+const LISTENERS_PATIENCE = 30000;
 
 /**
  * The back-office side: gets what browsers send and whether they are there,
@@ -55,11 +59,21 @@ class Client extends EventEmitter {
   #held = [];
   /** Listeners have a batch in hand. */
   #delivering = false;
+  /** With at-least-once. @type {InstanceType<typeof Listening> | null} */
+  #listening = null;
+  #listenerErrors = 0;
 
   /** @param {MqConf} [mqConf] */
   constructor(mqConf) {
     super();
     this.#settings = mqSettings(mqConf);
+    if (this.#settings.delivery === 'at-least-once') {
+      this.#listening = new Listening(
+        this,
+        (numbers) => this.#native?.settle(numbers),
+        (failure) => this.#listenerFailed(failure),
+      );
+    }
   }
 
   init() {
@@ -72,6 +86,7 @@ class Client extends EventEmitter {
     try {
       this.#native = await startClient(
         JSON.stringify(this.#settings),
+        randomBytes(12).toString('hex'),
         (...batch) => this.#deliver(...batch),
         (name, details) => {
           if (name === 'failed') this.#outgoing?.ended();
@@ -163,23 +178,29 @@ class Client extends EventEmitter {
     return { ...counters, ...native, undeliverable: undeliverable + lost };
   }
 
-  close() {
-    this.#closed ??= yieldable(this.#close());
+  /** @param {{ timeout?: number }} [options] */
+  close(options) {
+    this.#closed ??= yieldable(this.#close(options));
     return this.#closed;
   }
 
-  async #close() {
+  /** @param {{ timeout?: number }} [options] */
+  async #close({ timeout = LISTENERS_PATIENCE } = {}) {
     // What is being started must be ended, and what failed to start is ended.
-    // The listeners that have a batch in hand finish it first, and may send.
+    // The listeners that have something in hand finish it first, and may send.
     await this.#started?.catch(() => {});
+    this.#native?.stopReceiving();
     await this.#replayed;
+    if (this.#listening) await within(timeout, this.#listening.done());
     this.#outgoing?.flush();
     await this.#native?.close(CLOSE_PATIENCE);
+    this.#listening = null;
     safeEmit(this, 'close');
   }
 
   #open() {
-    if (this.#closed && !this.#delivering) throw closedError();
+    const inHand = this.#delivering || (this.#listening?.size ?? 0) > 0;
+    if (this.#closed && !inHand) throw closedError();
     if (!this.#native || !this.#outgoing) {
       throw new MessageEnginError(
         'ERR_NOT_INITIALIZED',
@@ -191,18 +212,20 @@ class Client extends EventEmitter {
 
   /**
    * @param {Parameters<InstanceType<typeof Deliveries>['open']>} batch
-   * @returns {boolean} false: not looked at, since the client closes
+   * @returns {boolean | null} whether all of it is done with; null: not looked
+   *   at, since the client closes
    */
   #deliver(...batch) {
     const deliveries = this.#deliveries.open(...batch);
     if (this.#early) {
       // They count as heard, so a close() in the meantime waits for them.
       this.#early.push(() => this.#hear(deliveries));
-      return true;
+    } else if (this.#closed) {
+      return null;
+    } else {
+      this.#hear(deliveries);
     }
-    if (this.#closed) return false;
-    this.#hear(deliveries);
-    return true;
+    return this.#listening === null;
   }
 
   /** @param {InstanceType<typeof import('./crossing').Delivery>[]} deliveries */
@@ -220,6 +243,7 @@ class Client extends EventEmitter {
       exchange: delivery.exchange,
       redelivered: delivery.redelivered,
       contentType: delivery.contentType,
+      messageId: delivery.messageId,
       // Made when somebody looks.
       get raw() {
         return delivery.raw;
@@ -230,13 +254,31 @@ class Client extends EventEmitter {
       this.#counters.received += 1;
       this.#counters.receivedBytes += delivery.bytes;
     }
-    safeEmit(
-      this,
-      delivery.isStatus ? 'status' : 'message',
-      message,
-      delivery.headers(),
-      info,
-    );
+    const event = delivery.isStatus ? 'status' : 'message';
+    const headers = delivery.headers();
+    if (this.#listening) {
+      this.#listening.hear(delivery, event, [message, headers, info]);
+    } else {
+      safeEmit(this, event, message, headers, info);
+    }
+  }
+
+  /** @param {import('./listening').Failure} failure */
+  #listenerFailed({ error, dropped, values }) {
+    this.#listenerErrors += 1;
+    if (this.listenerCount('listenerError')) {
+      safeEmit(this, 'listenerError', error, ...values);
+    } else if (this.#listenerErrors === 1) {
+      process.emitWarning(
+        `A listener of a client failed: ${textOf(error)}. Its message comes ` +
+          "again once; listen to 'listenerError' to see each one.",
+        { type: 'MessageEnginWarning', code: 'MESSAGE_ENGIN_LISTENER_ERROR' },
+      );
+    }
+    if (!dropped || this.#settings.deadLetterExchange !== null) return;
+    this.#counters.undeliverable += 1;
+    const [message, headers] = values;
+    safeEmit(this, 'undeliverable', message, headers, error);
   }
 
   /**
@@ -250,6 +292,20 @@ class Client extends EventEmitter {
     if (routingKeyInPayload) message._routingKey = delivery.routingKey;
     if (deliveryTagInPayload) message._deliveryTag = delivery.tag;
   }
+}
+
+/**
+ * @param {number} ms
+ * @param {Promise<void>} promise
+ */
+async function within(ms, promise) {
+  /** @type {NodeJS.Timeout | undefined} */
+  let timer;
+  const late = new Promise((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  await Promise.race([promise, late]);
+  clearTimeout(timer);
 }
 
 function noRoomError() {

@@ -3,11 +3,24 @@
 const { decodeHeaders, decodeText, OCTETS } = require('./message');
 
 // In step with src/node/crossing.rs.
-const WORDS = 8;
+const WORDS = 10;
+const [
+  BODY_END,
+  END,
+  HEADERS,
+  TYPE,
+  KEY,
+  EXCHANGE,
+  FLAGS,
+  TAG,
+  TAG_HIGH,
+  SESSION,
+] = Array(WORDS).keys();
 const REDELIVERED = 1;
 const STATUS = 2;
 const ASCII = 4;
 const UTF8 = 8;
+const REPEATED = 16;
 
 /**
  * A text of the native side's dictionary; for a header table, what it says.
@@ -105,7 +118,7 @@ class Deliveries {
     let start = words.byteLength;
     for (let at = 0; at < numbers; at += WORDS) {
       deliveries.push(new Delivery(bytes, words, at, start, entries));
-      start = words[at];
+      start = words[at + END];
     }
     return deliveries;
   }
@@ -157,45 +170,82 @@ class Delivery {
     this.#entries = entries;
   }
 
+  /** @param {number} which */
+  #number(which) {
+    return this.#words[this.#at + which];
+  }
+
+  /** @param {number} which */
+  #entry(which) {
+    return this.#entries[this.#number(which)];
+  }
+
   get bytes() {
-    return this.#words[this.#at] - this.#start;
+    return this.#number(BODY_END) - this.#start;
   }
 
   get raw() {
-    return this.#bytes.subarray(this.#start, this.#words[this.#at]);
+    return this.#bytes.subarray(this.#start, this.#number(BODY_END));
+  }
+
+  /** @returns {string | undefined} */
+  get messageId() {
+    const [start, end] = [this.#number(BODY_END), this.#number(END)];
+    return start === end ? undefined : this.#bytes.toString('utf8', start, end);
   }
 
   get contentType() {
-    return this.#entries[this.#words[this.#at + 2]].text;
+    return this.#entry(TYPE).text;
   }
 
   get routingKey() {
-    return this.#entries[this.#words[this.#at + 3]].text;
+    return this.#entry(KEY).text;
   }
 
   get exchange() {
-    return this.#entries[this.#words[this.#at + 4]].text;
+    return this.#entry(EXCHANGE).text;
   }
 
+  /** The broker has delivered it before. */
+  get returned() {
+    return (this.#number(FLAGS) & REDELIVERED) !== 0;
+  }
+
+  /** It may have been here, or with somebody else, before. */
   get redelivered() {
-    return (this.#words[this.#at + 5] & REDELIVERED) !== 0;
+    return (this.#number(FLAGS) & (REDELIVERED | REPEATED)) !== 0;
   }
 
   get isStatus() {
-    return (this.#words[this.#at + 5] & STATUS) !== 0;
+    return (this.#number(FLAGS) & STATUS) !== 0;
   }
 
   get tag() {
-    return this.#words[this.#at + 6] + this.#words[this.#at + 7] * 2 ** 32;
+    return this.#number(TAG) + this.#number(TAG_HIGH) * 2 ** 32;
+  }
+
+  /**
+   * What the native side has to know to settle it.
+   *
+   * @param {number} outcome
+   */
+  settlement(outcome) {
+    return [
+      this.#number(SESSION),
+      this.isStatus ? 1 : 0,
+      this.#number(TAG),
+      this.#number(TAG_HIGH),
+      outcome,
+    ];
   }
 
   /** @returns {unknown} */
   message() {
-    const flags = this.#words[this.#at + 5];
+    const flags = this.#number(FLAGS);
     const { contentType } = this;
     if (contentType === OCTETS || (flags & UTF8) === 0) return this.raw;
     const encoding = (flags & ASCII) === 0 ? 'utf8' : 'latin1';
-    const end = this.#words[this.#at];
+    const end = this.#number(BODY_END);
     return decodeText(
       this.#bytes.toString(encoding, this.#start, end),
       contentType,
@@ -208,7 +258,7 @@ class Delivery {
    * @returns {Record<string, any>}
    */
   headers() {
-    const entry = this.#entries[this.#words[this.#at + 1]];
+    const entry = this.#entry(HEADERS);
     if (entry.template === undefined) {
       const headers = decodeHeaders(entry.text);
       entry.template = isFlat(headers) ? headers : null;

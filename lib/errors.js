@@ -71,4 +71,17 @@ function fromNative(error) {
   });
 }
 
-module.exports = { MessageEnginError, OptionError, fromNative };
+/**
+ * Anything can be thrown, and not everything has a text.
+ *
+ * @param {unknown} error
+ */
+function textOf(error) {
+  try {
+    return String(Object(error).message ?? error);
+  } catch {
+    return 'something without a text';
+  }
+}
+
+module.exports = { MessageEnginError, OptionError, fromNative, textOf };

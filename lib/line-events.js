@@ -14,6 +14,8 @@ function emitLineEvent(emitter, name, json) {
   if (details.error) details.error = fromNative(new Error(details.error));
   if (name === 'reconnecting') {
     safeEmit(emitter, name, details);
+  } else if (name === 'blocked') {
+    safeEmit(emitter, name, details.reason);
   } else if (name === 'failed') {
     // An 'error' without a listener would end the process.
     if (emitter.listenerCount('error'))

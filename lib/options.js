@@ -41,10 +41,15 @@ const { messageKeyParts, requestKeyParts } = require('./keys');
  * @property {'linear' | 'exponential'} reconnectBackoffStrategy
  * @property {number} reconnectBackoffTime ms
  * @property {number} reconnectExponentialLimit ms
+ * @property {number} reconnectJitter from 0 to 1
  * @property {boolean} routingKeyInPayload
  * @property {boolean} deliveryTagInPayload
  * @property {number} bufferSize bytes
  * @property {number} prefetch messages
+ * @property {'at-most-once' | 'at-least-once'} delivery
+ * @property {'classic' | 'quorum'} queueType
+ * @property {string | null} deadLetterExchange
+ * @property {number} queueExpires ms
  * @property {string} receiveExchange
  * @property {string} receiveQueue
  * @property {string} statusExchange
@@ -228,8 +233,22 @@ const mqRules = {
   reconnectBackoffStrategy: oneOf('linear', 'exponential'),
   reconnectBackoffTime: integer(1000, 1, MAX_MS, 'ms'),
   reconnectExponentialLimit: integer(120000, 1, MAX_MS, 'ms'),
+  reconnectJitter: {
+    fallback: 0.25,
+    expected: 'a number from 0 to 1',
+    fits: (value) => typeof value === 'number' && value >= 0 && value <= 1,
+  },
   bufferSize: integer(16 * 1024 * 1024, 1, MAX_BYTES, 'bytes'),
   prefetch: integer(256, 1, MAX_SHORT, 'messages'),
+  delivery: oneOf('at-most-once', 'at-least-once'),
+  queueType: oneOf('classic', 'quorum'),
+  deadLetterExchange: {
+    fallback: null,
+    expected: `the name of an exchange, of at most ${MAX_NAME} bytes, or null`,
+    fits: (value) =>
+      value === null || (isText(value, MAX_NAME) && value !== ''),
+  },
+  queueExpires: integer(5 * 60 * 1000, 1, NO_TIMEOUT, 'ms'),
   receiveExchange: name('receiveExchange'),
   receiveQueue: name('receiveQueue'),
   statusExchange: name('statusExchange'),
@@ -353,6 +372,21 @@ function mqSettings(mqConf = {}) {
     throw new OptionError(
       given.ssl ? 'mqConf.ssl' : 'mqConf.url',
       'TLS to the broker is not supported yet',
+    );
+  }
+  for (const option of ['queueType', 'deadLetterExchange', 'queueExpires']) {
+    const isDefault = rest[option] === mqRules[option].fallback;
+    if (rest.delivery !== 'at-least-once' && !isDefault) {
+      throw new OptionError(
+        `mqConf.${option}`,
+        "works only with mqConf.delivery 'at-least-once'",
+      );
+    }
+  }
+  if (rest.kind === 'memory' && rest.deadLetterExchange !== null) {
+    throw new OptionError(
+      'mqConf.deadLetterExchange',
+      'the embedded broker has none',
     );
   }
   const hosts = [host].flat().map((text) => {

@@ -5,7 +5,7 @@ const { EventEmitter } = require('node:events');
 const co = require('co');
 const { Deliveries } = require('./crossing');
 const { startGateway, useThreads } = require('./native');
-const { fromNative } = require('./errors');
+const { fromNative, textOf } = require('./errors');
 const { output, takeOver } = require('./handover');
 const { requestKey } = require('./keys');
 const { emitLineEvent, safeEmit } = require('./line-events');
@@ -314,19 +314,6 @@ function claimsOn(socket) {
 /** @param {IncomingMessage} httpRequest */
 function pathOf({ url = '' }) {
   return url.split('?', 1)[0];
-}
-
-/**
- * Anything can be thrown, and not everything has a text.
- *
- * @param {unknown} error
- */
-function textOf(error) {
-  try {
-    return String(Object(error).message ?? error);
-  } catch {
-    return 'something without a text';
-  }
 }
 
 /** @param {IncomingMessage} httpRequest */

@@ -39,6 +39,8 @@ struct State<T> {
     consumer: Option<Waker>,
     producers: Vec<Waker>,
     closed: bool,
+    /// Nothing is taken out for now: producers are to hold on, whatever the level.
+    held: bool,
     /// Items that came after the end and were let go.
     refused: u64,
 }
@@ -52,6 +54,7 @@ impl<T: Weight> Buffer<T> {
             consumer: None,
             producers: Vec::new(),
             closed: false,
+            held: false,
             refused: 0,
         };
         Buffer { state: Mutex::new(state), limit }
@@ -77,7 +80,8 @@ impl<T: Weight> Buffer<T> {
         if !state.items.is_empty() && state.weight.saturating_add(weight) > limit {
             return Err(Refused::Full(item));
         }
-        let level = if state.weight + weight >= self.limit { Level::Full } else { Level::Room };
+        let full = state.held || state.weight + weight >= self.limit;
+        let level = if full { Level::Full } else { Level::Room };
         let waker = state.add(item, weight);
         drop(state);
         wake(waker);
@@ -99,9 +103,9 @@ impl<T: Weight> Buffer<T> {
 
     /// Takes `item` out of its Option when there is room. A closed buffer takes it too, and lets it go.
     pub fn poll_push(&self, cx: &mut Context<'_>, item: &mut Option<T>) -> Poll<()> {
-        let Some(value) = item.take() else { return Poll::Ready(()) };
+        let Some(value) = item.take() else { return self.poll_held(cx) };
         match self.try_push(value) {
-            Ok(_) => Poll::Ready(()),
+            Ok(_) => self.poll_held(cx),
             Err(Refused::Closed(_)) => {
                 self.lock().refused += 1;
                 Poll::Ready(())
@@ -113,6 +117,29 @@ impl<T: Weight> Buffer<T> {
                 self.wait_until(cx, |state| state.items.is_empty() || state.weight + weight <= limit)
             }
         }
+    }
+
+    /// Producers that wait for room before they make the next item hold on while the buffer is held.
+    fn poll_held(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.lock().held {
+            return Poll::Ready(());
+        }
+        self.wait_until(cx, |state| !state.held)
+    }
+
+    /// Resolves when there is room and nobody is to hold on.
+    pub async fn calm(&self) {
+        poll_fn(|cx| self.poll_held(cx)).await;
+        self.room().await;
+    }
+
+    /// Whether producers hold on although there is room.
+    pub fn hold(&self, held: bool) {
+        let mut state = self.lock();
+        state.held = held;
+        let producers = if held { Vec::new() } else { std::mem::take(&mut state.producers) };
+        drop(state);
+        producers.into_iter().for_each(Waker::wake);
     }
 
     /// Resolves when the level is below the limit.

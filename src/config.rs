@@ -32,10 +32,19 @@ pub struct BrokerSettings {
     pub reconnect_backoff_time: u64,
     /// ms
     pub reconnect_exponential_limit: u64,
+    /// From 0 to 1: the part of a delay by which it may be shorter or longer.
+    pub reconnect_jitter: f64,
     /// Bytes that may wait for the broker before producers are held back.
     pub buffer_size: usize,
     /// Deliveries that may be unacknowledged on one channel.
     pub prefetch: u16,
+    pub delivery: Guarantee,
+    /// Of the queues of at-least-once.
+    pub queue_type: QueueType,
+    /// Where messages go that no listener takes, with at-least-once.
+    pub dead_letter_exchange: Option<String>,
+    /// ms that a gateway's queue outlives its gateway's connection, with at-least-once.
+    pub queue_expires: u64,
     pub receive_exchange: String,
     pub receive_queue: String,
     pub status_exchange: String,
@@ -66,6 +75,23 @@ pub enum AuthMechanism {
     Plain,
     External,
     Anonymous,
+}
+
+/// What is done for a message to arrive.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Guarantee {
+    /// What is on its way when a connection breaks may be lost, and nothing arrives twice.
+    AtMostOnce,
+    /// Durable queues, publisher confirms, acknowledgements: nothing is lost, and some may arrive twice.
+    AtLeastOnce,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum QueueType {
+    Classic,
+    Quorum,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]

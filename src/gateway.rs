@@ -193,7 +193,7 @@ impl Shared {
         let reason = reason.map(|ended| (ended.code, ended.description.as_str()));
         let body = status_body(key_json, reason);
         // Under the hub's lock nothing can wait. Two for each connection are the most, and a connection waited for room.
-        self.line.outgoing.force_push(Outgoing { route: Route::Status, properties: properties.clone(), body });
+        self.line.outgoing.force_push(Outgoing::new(Route::Status, properties.clone(), body));
     }
 
     fn let_go(&self) {
@@ -290,7 +290,7 @@ impl Sink for Publisher<'_> {
         counters.received.fetch_add(1, Ordering::Relaxed);
         counters.received_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         let body = if bytes.len() < COPY_BELOW { Bytes::copy_from_slice(&bytes) } else { bytes };
-        self.waiting = Some(Outgoing { route: Route::Receive, properties, body });
+        self.waiting = Some(Outgoing::new(Route::Receive, properties, body));
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {

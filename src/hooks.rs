@@ -25,7 +25,16 @@ pub trait MessageKeys: Send + Sync {
 /// The listeners of a client.
 pub trait Listeners: Send + Sync {
     /// Resolves when the listeners have returned; `Err` when they did not get it: JavaScript is gone, or closing.
-    fn deliver(&self, batch: Arc<[Delivery]>) -> BoxFuture<'static, Result<(), Error>>;
+    fn deliver(&self, batch: Arc<[Delivery]>) -> BoxFuture<'static, Result<Heard, Error>>;
+}
+
+/// What listeners have made of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// They are done with all of it.
+    All,
+    /// They say of each delivery what became of it, now or later.
+    EachForItself,
 }
 
 /// What happens to the connection to the broker.
@@ -34,6 +43,8 @@ pub trait LineEvents: Send + Sync {
     fn reconnecting(&self, attempt: u32, delay_ms: u64, error: &Error);
     /// Connected, declared and consuming again.
     fn ready(&self);
+    /// The broker takes no messages for now, with its reason; and goes on (`None`).
+    fn blocked(&self, reason: Option<&str>);
     /// It was lost and is not made again (`reconnect: false`).
     fn failed(&self, error: &Error);
     /// There is room again for a producer that was told to hold on.

@@ -263,11 +263,24 @@ mod tests {
         let properties = Properties::new(content_type, &Headers::from_json(headers).unwrap());
         let encoded = [&[0, 0][..], properties.encoded()].concat();
         let body = bytes::Bytes::from(body.to_owned());
-        let values = Envelope::Shared { exchange: "".into(), routing_key: "".into(), properties: Arc::new(properties) };
+        let values = Envelope::Shared {
+            exchange: "".into(),
+            routing_key: "".into(),
+            properties: Arc::new(properties),
+            id: None,
+        };
         let wire = Envelope::Encoded { bytes: encoded.into(), properties: 2 };
         let mut answers = [values, wire].map(|envelope| {
             let body = body.clone();
-            let delivery = Delivery { route: Route::Message, redelivered: false, tag: 1, envelope, body };
+            let delivery = Delivery {
+                route: Route::Message,
+                redelivered: false,
+                repeated: false,
+                tag: 1,
+                session: 0,
+                envelope,
+                body,
+            };
             template.keys(&delivery).iter().map(|key| key.to_string()).collect::<Vec<_>>()
         });
         assert_eq!(answers[0], answers[1]);

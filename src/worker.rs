@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::broker::Batch;
 use crate::broker::line::{Counters, Line};
 use crate::broker::topology::{Plan, Role};
+use crate::broker::{Acker, Batch, Settlement};
 use crate::buffer::{Level, Refused};
 use crate::config::BrokerSettings;
 use crate::error::Result;
 use crate::gateway::open_line;
-use crate::hooks::{LineEvents, Listeners};
-use crate::message::Outgoing;
+use crate::hooks::{Heard, LineEvents, Listeners};
+use crate::message::{Outgoing, Route};
 use crate::pace::Pace;
 
 /// Messages that go into JavaScript together: more gain nothing.
@@ -34,6 +34,8 @@ struct Shared {
     listeners: Mutex<Option<Arc<dyn Listeners>>>,
     /// Somebody was told to hold on and waits for `drain`.
     waiting: AtomicBool,
+    /// Of the session whose deliveries came last; those of the ones before it are not this process's any more.
+    acker: Mutex<Option<Arc<dyn Acker>>>,
 }
 
 /// What became of a message that was given to `send`.
@@ -50,13 +52,14 @@ pub enum Sent {
 }
 
 impl Worker {
-    /// Resolves when the shared queues are declared and consumed.
+    /// Resolves when the shared queues are declared and consumed. `unique` begins the ids of its messages.
     pub async fn start(
         broker: BrokerSettings,
+        unique: &str,
         events: Arc<dyn LineEvents>,
         listeners: Arc<dyn Listeners>,
     ) -> Result<Worker> {
-        let plan = Plan::new(&broker, Role::Worker, "");
+        let plan = Plan::new(&broker, Role::Worker, unique);
         let (line, batches) = open_line(&broker, plan, events.clone()).await?;
         let shared = Arc::new(Shared {
             line,
@@ -64,6 +67,7 @@ impl Worker {
             events: Mutex::new(Some(events)),
             listeners: Mutex::new(Some(listeners)),
             waiting: AtomicBool::new(false),
+            acker: Mutex::new(None),
         });
         tokio::spawn(deliver(shared.clone(), batches));
         Ok(Worker { shared })
@@ -82,6 +86,19 @@ impl Worker {
             tokio::spawn(tell_when_drained(self.shared.clone()));
         }
         sent
+    }
+
+    /// What became of a delivery that was heard [`Heard::EachForItself`].
+    pub fn settle(&self, session: u32, route: Route, tag: u64, settlement: Settlement) {
+        let acker = self.shared.acker.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(acker) = acker.as_ref().filter(|acker| acker.session() == session) {
+            acker.settle(route, tag, settlement);
+        }
+    }
+
+    /// Nothing more goes to the listeners; what comes from now on goes back to its queue.
+    pub fn stop_receiving(&self) {
+        self.shared.line.stop_receiving();
     }
 
     /// Stops consuming, publishes what waits, ends the line.
@@ -108,7 +125,7 @@ impl Shared {
 }
 
 async fn tell_when_drained(shared: Arc<Shared>) {
-    shared.line.outgoing.room().await;
+    shared.line.outgoing.calm().await;
     shared.waiting.store(false, Ordering::SeqCst);
     if let Some(events) = shared.events.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
         events.drain();
@@ -121,10 +138,20 @@ async fn deliver(shared: Arc<Shared>, mut batches: mpsc::Receiver<Batch>) {
     while let Some(batch) = pace.gather(&mut batches, GATHER).await {
         let listeners = shared.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(listeners) = listeners else { return };
+        let acker = batch.acker().cloned();
+        shared.acker.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&acker);
         let (deliveries, ack) = batch.share();
-        if listeners.deliver(deliveries.clone()).await.is_err() {
-            return;
+        match listeners.deliver(deliveries.clone()).await {
+            Ok(Heard::All) => ack(&deliveries),
+            Ok(Heard::EachForItself) => (),
+            Err(_) => {
+                // Not looked at: somebody else may.
+                for delivery in deliveries.iter() {
+                    if let Some(acker) = acker.as_ref().filter(|acker| acker.session() == delivery.session) {
+                        acker.settle(delivery.route, delivery.tag, Settlement::Again);
+                    }
+                }
+            }
         }
-        ack(&deliveries);
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{Events, broker, json};
 use message_engin::broker::line::Line;
 use message_engin::broker::topology::{Plan, Role};
-use message_engin::broker::{Acker, Broker, Routed, Session};
+use message_engin::broker::{Acker, Broker, Routed, Session, Settlement};
 use message_engin::config::{BackoffStrategy, BrokerSettings};
 use message_engin::error::{Error, Result};
 use message_engin::message::{Delivery, Outgoing, Route};
@@ -49,6 +49,10 @@ impl Broker for Fickle {
 
 impl Acker for State {
     fn ack(&self, _route: Route, _tag: u64) {}
+    fn settle(&self, _route: Route, _tag: u64, _settlement: Settlement) {}
+    fn session(&self) -> u32 {
+        0
+    }
 }
 
 impl Session for Fickle {
@@ -80,7 +84,19 @@ impl Session for Fickle {
     fn acker(&self) -> Arc<dyn Acker> {
         self.0.clone()
     }
-    async fn lost(&self) -> Error {
+    async fn returned(&self) {
+        std::future::pending().await
+    }
+    async fn settle(&self) -> Result<usize> {
+        Ok(0)
+    }
+    fn unsettled(&self) -> VecDeque<Outgoing> {
+        VecDeque::new()
+    }
+    async fn stop_receiving(&self) -> Result<()> {
+        Ok(())
+    }
+    async fn lost(&self, _blocked: impl Fn(Option<&str>) + Send + Sync) -> Error {
         self.0.cut.notified().await;
         lost()
     }

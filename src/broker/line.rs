@@ -4,6 +4,7 @@
 //! waits meanwhile in a buffer that is bounded in bytes; who fills it is held back.
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::topology::Plan;
-use super::{Batch, Broker, Routed, Session};
+use super::{Batch, Broker, Routed, Session, Settlement};
 use crate::buffer::Buffer;
 use crate::config::{BackoffStrategy, BrokerSettings};
 use crate::error::{Error, Result};
@@ -39,6 +40,7 @@ pub struct Line {
     pub outgoing: Arc<Buffer<Outgoing>>,
     pub counters: Arc<Counters>,
     stop: watch::Sender<Stop>,
+    quiet: watch::Sender<bool>,
     ended: watch::Receiver<bool>,
 }
 
@@ -63,16 +65,22 @@ struct Backoff {
     strategy: BackoffStrategy,
     time: u64,
     limit: u64,
+    /// The part of a delay that may be missing or come on top, so that those who lost a broker together do not come back
+    /// together.
+    jitter: f64,
 }
 
 impl Backoff {
     fn delay(self, attempt: u32) -> u64 {
-        match self.strategy {
+        let delay = match self.strategy {
             BackoffStrategy::Linear => self.time,
             BackoffStrategy::Exponential => {
                 self.time.saturating_mul(1 << attempt.saturating_sub(1).min(30)).min(self.limit)
             }
-        }
+        };
+        let spread = (delay as f64 * self.jitter) as u64;
+        let random = RandomState::new().build_hasher().finish();
+        delay - spread + random % (2 * spread + 1)
     }
 }
 
@@ -87,6 +95,7 @@ impl Line {
         let outgoing = Arc::new(Buffer::new(settings.buffer_size));
         let counters = Arc::new(Counters::default());
         let (stop, stopped) = watch::channel(Stop::No);
+        let (quiet, quieted) = watch::channel(false);
         let (end, ended) = watch::channel(false);
         let (batches, receiver) = mpsc::channel(BATCHES_WAITING);
         let (first, connected) = oneshot::channel();
@@ -99,11 +108,14 @@ impl Line {
             events,
             batches,
             stopped,
+            quieted,
+            last_number: 0,
             timeout,
             backoff: Backoff {
                 strategy: settings.reconnect_backoff_strategy,
                 time: settings.reconnect_backoff_time,
                 limit: settings.reconnect_exponential_limit,
+                jitter: settings.reconnect_jitter,
             },
             reconnect: settings.reconnect,
         };
@@ -112,10 +124,15 @@ impl Line {
             end.send_replace(true);
         });
         match connected.await {
-            Ok(Ok(())) => Ok((Line { outgoing, counters, stop, ended }, receiver)),
+            Ok(Ok(())) => Ok((Line { outgoing, counters, stop, quiet, ended }, receiver)),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(Error::Closed { what: "connection" }),
         }
+    }
+
+    /// Hands out nothing more; what comes from now on goes back to its queue.
+    pub fn stop_receiving(&self) {
+        self.quiet.send_replace(true);
     }
 
     /// Takes nothing more, publishes what waits if that succeeds within `patience`, and ends the connection.
@@ -141,6 +158,10 @@ struct Runner<B> {
     events: Arc<dyn LineEvents>,
     batches: mpsc::Sender<Batch>,
     stopped: watch::Receiver<Stop>,
+    /// No more deliveries are wanted.
+    quieted: watch::Receiver<bool>,
+    /// Of the messages that have one.
+    last_number: u64,
     timeout: Duration,
     backoff: Backoff,
     reconnect: bool,
@@ -160,7 +181,12 @@ impl<B: Broker> Runner<B> {
         };
         let mut was_lost = false;
         loop {
-            let Err(error) = self.serve(&session, was_lost).await else { break };
+            let result = self.serve(&session, was_lost).await;
+            self.outgoing.hold(false);
+            let mut unsettled = session.unsettled();
+            self.counters.published.fetch_sub(unsettled.len() as u64, Ordering::Relaxed);
+            self.outgoing.put_back(&mut unsettled);
+            let Err(error) = result else { break };
             was_lost = true;
             // Dropped before the next attempt: an exclusive queue must be free again.
             drop(session);
@@ -230,26 +256,35 @@ impl<B: Broker> Runner<B> {
                 _ => Instant::now(),
             }
         };
-        let publish = async {
-            if was_lost {
-                find_route(session, &self.outgoing, &self.counters).await?;
-            }
-            publish(session, &self.outgoing, &self.counters).await
+        let publisher = Publisher {
+            session,
+            outgoing: &self.outgoing,
+            counters: &self.counters,
+            reliable: self.plan.is_reliable(),
+            last_number: &mut self.last_number,
         };
+        // Who declares what it publishes to has nothing to wait for.
+        let find_route = was_lost && self.plan.targets.is_empty() && !self.plan.is_reliable();
+        let publish = publisher.run(find_route);
         tokio::pin!(publish);
+        let blocked = |reason: Option<&str>| {
+            self.outgoing.hold(reason.is_some());
+            self.events.blocked(reason);
+        };
+        let mut quieted = self.quieted.clone();
         let stopping = tokio::select! {
             biased;
             deadline = stop => Some(deadline),
-            error = session.lost() => return Err(error),
+            error = session.lost(blocked) => return Err(error),
             // Only a closed buffer ends publishing without an error: a stop is on its way and everything is out already.
             result = &mut publish => { result?; None }
-            result = consume(session, &self.batches) => return result,
+            result = consume(session, &self.batches, &mut quieted) => return result,
         };
         let flushed = match stopping {
             None => true,
             Some(deadline) => tokio::select! {
                 result = timeout_at(deadline, &mut publish) => result.is_ok_and(|result| result.is_ok()),
-                _ = session.lost() => false,
+                _ = session.lost(blocked) => false,
             },
         };
         if flushed {
@@ -259,48 +294,89 @@ impl<B: Broker> Runner<B> {
     }
 }
 
-/// A broker that was away may have lost its queues, and the other side may not be back to declare them: what waits here
-/// would vanish one message after the other. Holds the first back until it has somewhere to go, or patience ends.
-async fn find_route<S: Session>(session: &S, outgoing: &Buffer<Outgoing>, counters: &Counters) -> Result<()> {
-    let mut front = VecDeque::new();
-    let until = Instant::now() + ROUTE_PATIENCE;
-    while Instant::now() < until && outgoing.drain(&mut front, 1, PUBLISH_BYTES).await {
-        let mut guard = PutBack { count: 1, batch: &mut front, outgoing, counters };
-        match session.publish_if_routed(guard.batch).await? {
-            Routed::Yes => {
-                counters.published.fetch_add(1, Ordering::Relaxed);
-                guard.count = 0;
-                break;
-            }
-            // Counted as lost by the guard; the next one is offered.
-            Routed::Refused => (),
-            Routed::No => {
-                drop(guard);
-                sleep(ROUTE_INTERVAL).await;
-            }
-        }
-    }
-    Ok(())
+/// Carries what waits in the buffer to a session.
+struct Publisher<'a, S> {
+    session: &'a S,
+    outgoing: &'a Buffer<Outgoing>,
+    counters: &'a Counters,
+    reliable: bool,
+    last_number: &'a mut u64,
 }
 
-/// Ends with Ok when the buffer is closed and empty.
-async fn publish<S: Session>(session: &S, outgoing: &Buffer<Outgoing>, counters: &Counters) -> Result<()> {
-    let mut batch = VecDeque::new();
-    let mut wrote = None;
-    while std::future::poll_fn(|cx| outgoing.poll_ready(cx)).await {
-        // Under load the first of many messages would go out alone: whoever else is ready gets the turn first.
-        if wrote.is_some_and(|wrote: Instant| wrote.elapsed() < BUSY) {
-            tokio::task::yield_now().await;
+impl<S: Session> Publisher<'_, S> {
+    /// Ends with Ok when the buffer is closed and empty, and what was in it has arrived.
+    async fn run(mut self, find_route: bool) -> Result<()> {
+        if find_route {
+            self.find_route().await?;
         }
-        outgoing.drain(&mut batch, PUBLISH_BATCH, PUBLISH_BYTES).await;
-        let mut guard = PutBack { count: batch.len(), batch: &mut batch, outgoing, counters };
-        let lost = session.publish(guard.batch).await?;
-        counters.published.fetch_add(guard.count.saturating_sub(lost) as u64, Ordering::Relaxed);
-        counters.lost.fetch_add(lost as u64, Ordering::Relaxed);
-        guard.count = 0;
-        wrote = Some(Instant::now());
+        let mut batch = VecDeque::new();
+        let mut wrote = None;
+        loop {
+            let more = tokio::select! {
+                biased;
+                more = std::future::poll_fn(|cx| self.outgoing.poll_ready(cx)) => more,
+                () = self.session.returned() => {
+                    let lost = self.session.publish(&mut batch).await?;
+                    self.counters.lost.fetch_add(lost as u64, Ordering::Relaxed);
+                    continue;
+                }
+            };
+            if !more {
+                let lost = self.session.settle().await?;
+                self.counters.lost.fetch_add(lost as u64, Ordering::Relaxed);
+                return Ok(());
+            }
+            // Under load the first of many messages would go out alone: whoever else is ready gets the turn first.
+            if wrote.is_some_and(|wrote: Instant| wrote.elapsed() < BUSY) {
+                tokio::task::yield_now().await;
+            }
+            self.outgoing.drain(&mut batch, PUBLISH_BATCH, PUBLISH_BYTES).await;
+            self.number(&mut batch);
+            let mut guard = self.guard(&mut batch);
+            let lost = self.session.publish(guard.batch).await?;
+            self.counters.published.fetch_add(guard.count.saturating_sub(lost) as u64, Ordering::Relaxed);
+            self.counters.lost.fetch_add(lost as u64, Ordering::Relaxed);
+            guard.count = 0;
+            wrote = Some(Instant::now());
+        }
     }
-    Ok(())
+
+    /// A message keeps the number that it went out with first.
+    fn number(&mut self, batch: &mut VecDeque<Outgoing>) {
+        for message in batch.iter_mut().filter(|_| self.reliable).filter(|message| message.id.number == 0) {
+            *self.last_number += 1;
+            message.id.number = *self.last_number;
+        }
+    }
+
+    fn guard<'g>(&'g self, batch: &'g mut VecDeque<Outgoing>) -> PutBack<'g> {
+        let Publisher { outgoing, counters, reliable, .. } = self;
+        PutBack { count: batch.len(), batch, outgoing, counters, reliable: *reliable }
+    }
+
+    /// A broker that was away may have lost its queues, and the other side may not be back to declare them: what waits here
+    /// would vanish one message after the other. Holds the first back until it has somewhere to go, or patience ends.
+    async fn find_route(&mut self) -> Result<()> {
+        let mut front = VecDeque::new();
+        let until = Instant::now() + ROUTE_PATIENCE;
+        while Instant::now() < until && self.outgoing.drain(&mut front, 1, PUBLISH_BYTES).await {
+            let mut guard = self.guard(&mut front);
+            match self.session.publish_if_routed(guard.batch).await? {
+                Routed::Yes => {
+                    self.counters.published.fetch_add(1, Ordering::Relaxed);
+                    guard.count = 0;
+                    break;
+                }
+                // Counted as lost by the guard; the next one is offered.
+                Routed::Refused => (),
+                Routed::No => {
+                    drop(guard);
+                    sleep(ROUTE_INTERVAL).await;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// However publishing ends, by an error or because the connection's end was noticed elsewhere first: what the session has
@@ -310,24 +386,49 @@ struct PutBack<'a> {
     batch: &'a mut VecDeque<Outgoing>,
     outgoing: &'a Buffer<Outgoing>,
     counters: &'a Counters,
+    /// The session remembers what it has taken.
+    reliable: bool,
 }
 
 impl Drop for PutBack<'_> {
     fn drop(&mut self) {
         if self.count > 0 {
-            let taken = self.count - self.batch.len();
-            self.counters.lost.fetch_add(taken as u64, Ordering::Relaxed);
+            let taken = (self.count - self.batch.len()) as u64;
+            let counter = if self.reliable { &self.counters.published } else { &self.counters.lost };
+            counter.fetch_add(taken, Ordering::Relaxed);
             self.outgoing.put_back(self.batch);
         }
     }
 }
 
-async fn consume<S: Session>(session: &S, batches: &mpsc::Sender<Batch>) -> Result<()> {
+async fn quiet_now(quieted: &mut watch::Receiver<bool>) -> bool {
+    quieted.wait_for(|quiet| *quiet).await.is_ok()
+}
+
+async fn consume<S: Session>(
+    session: &S,
+    batches: &mpsc::Sender<Batch>,
+    quieted: &mut watch::Receiver<bool>,
+) -> Result<()> {
     let acker = session.acker();
+    let mut wanted = !*quieted.borrow();
+    if !wanted {
+        session.stop_receiving().await?;
+    }
     loop {
         let mut deliveries = Vec::new();
-        session.receive(&mut deliveries, RECEIVE_BATCH).await?;
-        if batches.send(Batch::new(deliveries, acker.clone())).await.is_err() {
+        tokio::select! {
+            received = session.receive(&mut deliveries, RECEIVE_BATCH) => received?,
+            true = quiet_now(quieted), if wanted => {
+                wanted = false;
+                session.stop_receiving().await?;
+            }
+        }
+        if !wanted {
+            for delivery in &deliveries {
+                acker.settle(delivery.route, delivery.tag, Settlement::Again);
+            }
+        } else if batches.send(Batch::new(deliveries, acker.clone())).await.is_err() {
             // Nobody works on deliveries any more: the owner is closing, and says so through the stop.
             return std::future::pending().await;
         }

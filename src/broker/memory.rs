@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::sync::Notify;
 
-use super::topology::{ExchangeKind, Plan};
-use super::{Acker, Broker, Routed, Session};
+use super::topology::{self, ExchangeKind, Plan};
+use super::{Acker, Broker, Routed, Session, Settlement, next_session};
 use crate::buffer::Weight;
 use crate::error::{Error, Result};
 use crate::message::{Delivery, Envelope, Outgoing, Route};
@@ -37,6 +37,8 @@ struct Exchange {
 
 #[derive(Default)]
 struct Queue {
+    /// One gateway's own.
+    private: bool,
     ready: VecDeque<Stored>,
     weight: usize,
     /// In turn: the next delivery goes to the first that has room.
@@ -50,11 +52,15 @@ struct Stored {
     message: Outgoing,
     exchange: Arc<str>,
     routing_key: Arc<str>,
+    id: Option<Arc<str>>,
     redelivered: bool,
 }
 
 struct Consumer {
     id: u64,
+    session: u32,
+    /// It takes no more.
+    cancelled: bool,
     route: Route,
     prefetch: usize,
     next_tag: u64,
@@ -96,11 +102,26 @@ impl MemoryBroker {
     }
 }
 
+impl State {
+    fn declare(&mut self, declared: &topology::Queue) -> &mut Queue {
+        if let Some(exchange) = self.exchanges.get_mut(&declared.exchange) {
+            let binding = (declared.binding_key.clone(), declared.name.clone());
+            if !exchange.bindings.contains(&binding) {
+                exchange.bindings.push(binding);
+            }
+        }
+        let queue = self.queues.entry(declared.name.clone()).or_default();
+        queue.private = declared.private;
+        queue
+    }
+}
+
 impl Broker for MemoryBroker {
     type Session = MemorySession;
 
     async fn connect(&self, plan: &Plan) -> Result<MemorySession> {
         let inbox = Arc::<Inbox>::default();
+        let session = next_session();
         let mut state = lock(&self.state);
         for exchange in &plan.exchanges {
             let fresh = || Exchange { kind: exchange.kind, bindings: Vec::new() };
@@ -110,15 +131,11 @@ impl Broker for MemoryBroker {
         for queue in &plan.queues {
             let id = state.next_consumer;
             state.next_consumer += 1;
-            if let Some(exchange) = state.exchanges.get_mut(&queue.exchange) {
-                let binding = (queue.binding_key.clone(), queue.name.clone());
-                if !exchange.bindings.contains(&binding) {
-                    exchange.bindings.push(binding);
-                }
-            }
-            let declared = state.queues.entry(queue.name.clone()).or_default();
+            let declared = state.declare(queue);
             declared.consumers.push_back(Consumer {
                 id,
+                session,
+                cancelled: false,
                 route: queue.route,
                 prefetch: plan.prefetch.max(1).into(),
                 next_tag: 1,
@@ -127,8 +144,11 @@ impl Broker for MemoryBroker {
             });
             consumers.push((queue.route, queue.name.clone(), id));
         }
+        for queue in &plan.targets {
+            state.declare(queue);
+        }
         drop(state);
-        let acker = MemoryAcker { state: self.state.clone(), consumers };
+        let acker = MemoryAcker { session, state: self.state.clone(), consumers };
         Ok(MemorySession { plan: plan.clone(), acker: Arc::new(acker), inbox })
     }
 
@@ -160,11 +180,17 @@ impl MemorySession {
             }
         }
         let (exchange, routing_key): (Arc<str>, Arc<str>) = (exchange_name.into(), key.into());
+        let id = message.properties.is_tracked().then(|| message.id.text(&self.plan.unique).into());
         for name in names {
             if let Some(queue) = state.queues.get_mut(&name) {
-                let (exchange, routing_key) = (exchange.clone(), routing_key.clone());
                 queue.weight += message.weight();
-                queue.ready.push_back(Stored { message: message.clone(), exchange, routing_key, redelivered: false });
+                queue.ready.push_back(Stored {
+                    message: message.clone(),
+                    exchange: exchange.clone(),
+                    routing_key: routing_key.clone(),
+                    id: id.clone(),
+                    redelivered: false,
+                });
                 queue.dispatch();
             }
         }
@@ -176,7 +202,8 @@ impl Queue {
     /// Gives ready messages to consumers in turn, as far as their prefetch allows.
     fn dispatch(&mut self) {
         while !self.ready.is_empty() {
-            let has_room = |consumer: &Consumer| consumer.unacknowledged.len() < consumer.prefetch;
+            let has_room =
+                |consumer: &Consumer| !consumer.cancelled && consumer.unacknowledged.len() < consumer.prefetch;
             let Some(index) = self.consumers.iter().position(has_room) else { return };
             self.consumers.rotate_left(index);
             let (Some(stored), Some(consumer)) = (self.ready.pop_front(), self.consumers.front_mut()) else { return };
@@ -185,11 +212,14 @@ impl Queue {
             let delivery = Delivery {
                 route: consumer.route,
                 redelivered: stored.redelivered,
+                repeated: stored.message.id.again,
                 tag,
+                session: consumer.session,
                 envelope: Envelope::Shared {
                     exchange: stored.exchange.clone(),
                     routing_key: stored.routing_key.clone(),
                     properties: stored.message.properties.clone(),
+                    id: stored.id.clone(),
                 },
                 body: stored.message.body.clone(),
             };
@@ -200,12 +230,29 @@ impl Queue {
         }
     }
 
-    fn settle(&mut self, id: u64, tag: u64) {
+    fn ack(&mut self, id: u64, tag: u64) {
         let Some(consumer) = self.consumers.iter_mut().find(|consumer| consumer.id == id) else { return };
         let settled = consumer.unacknowledged.partition_point(|(of, _)| *of <= tag);
         for (_, stored) in consumer.unacknowledged.drain(..settled) {
             self.weight -= stored.message.weight();
         }
+        self.relieved();
+    }
+
+    fn settle(&mut self, id: u64, tag: u64, settlement: Settlement) {
+        let Some(consumer) = self.consumers.iter_mut().find(|consumer| consumer.id == id) else { return };
+        let Ok(index) = consumer.unacknowledged.binary_search_by_key(&tag, |(of, _)| *of) else { return };
+        let Some((_, mut stored)) = consumer.unacknowledged.remove(index) else { return };
+        if settlement == Settlement::Again {
+            stored.redelivered = true;
+            self.ready.push_front(stored);
+        } else {
+            self.weight -= stored.message.weight();
+        }
+        self.relieved();
+    }
+
+    fn relieved(&mut self) {
         if self.weight < QUEUE_LIMIT {
             self.room.notify_waiters();
         }
@@ -251,6 +298,30 @@ impl Session for MemorySession {
         self.publish(batch).await.map(|_| Routed::Yes)
     }
 
+    /// Whatever is published is in its queue.
+    async fn returned(&self) {
+        std::future::pending().await
+    }
+
+    async fn settle(&self) -> Result<usize> {
+        Ok(0)
+    }
+
+    fn unsettled(&self) -> VecDeque<Outgoing> {
+        VecDeque::new()
+    }
+
+    async fn stop_receiving(&self) -> Result<()> {
+        let mut state = lock(&self.acker.state);
+        for (_, name, id) in &self.acker.consumers {
+            let Some(queue) = state.queues.get_mut(name) else { continue };
+            for consumer in queue.consumers.iter_mut().filter(|consumer| consumer.id == *id) {
+                consumer.cancelled = true;
+            }
+        }
+        Ok(())
+    }
+
     async fn receive(&self, into: &mut Vec<Delivery>, max: usize) -> Result<()> {
         loop {
             if self.inbox.take(into, max) > 0 {
@@ -264,7 +335,7 @@ impl Session for MemorySession {
         self.acker.clone()
     }
 
-    async fn lost(&self) -> Error {
+    async fn lost(&self, _blocked: impl Fn(Option<&str>) + Send + Sync) -> Error {
         std::future::pending().await
     }
 
@@ -280,19 +351,20 @@ impl Drop for MemorySession {
 }
 
 struct MemoryAcker {
+    session: u32,
     state: Arc<Mutex<State>>,
     /// Route, queue and consumer id.
     consumers: Vec<(Route, String, u64)>,
 }
 
 impl MemoryAcker {
-    /// Ends the consumers. A queue goes with its last consumer (autoDelete), and its bindings with it.
+    /// Ends the consumers. A gateway's own queue goes with it, and its bindings; a shared one waits for the next client.
     fn leave(&self) {
         let mut state = lock(&self.state);
         for (_, name, id) in &self.consumers {
             let Some(queue) = state.queues.get_mut(name) else { continue };
             queue.leave(*id);
-            if queue.consumers.is_empty() {
+            if queue.consumers.is_empty() && queue.private {
                 queue.room.notify_waiters();
                 state.queues.remove(name);
                 for exchange in state.exchanges.values_mut() {
@@ -303,13 +375,27 @@ impl MemoryAcker {
     }
 }
 
-impl Acker for MemoryAcker {
-    fn ack(&self, route: Route, tag: u64) {
+impl MemoryAcker {
+    fn with(&self, route: Route, mut change: impl FnMut(&mut Queue, u64)) {
         let mut state = lock(&self.state);
         for (_, name, id) in self.consumers.iter().filter(|(of, ..)| *of == route) {
             if let Some(queue) = state.queues.get_mut(name) {
-                queue.settle(*id, tag);
+                change(queue, *id);
             }
         }
+    }
+}
+
+impl Acker for MemoryAcker {
+    fn ack(&self, route: Route, tag: u64) {
+        self.with(route, |queue, id| queue.ack(id, tag));
+    }
+
+    fn settle(&self, route: Route, tag: u64, settlement: Settlement) {
+        self.with(route, |queue, id| queue.settle(id, tag, settlement));
+    }
+
+    fn session(&self) -> u32 {
+        self.session
     }
 }

@@ -11,6 +11,7 @@ pub mod topology;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::mpsc;
 
@@ -36,14 +37,27 @@ pub trait Session: Send + Sync + 'static {
     /// Publishes the one message in `batch` if the broker has a queue for it; otherwise leaves it there.
     fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> impl Future<Output = Result<Routed>> + Send;
 
+    /// Resolves when something that was published has come back: `publish`, also of nothing, deals with it.
+    fn returned(&self) -> impl Future<Output = ()> + Send;
+
+    /// Resolves when nothing that was published can come back any more. Answers how many messages were lost meanwhile.
+    fn settle(&self) -> impl Future<Output = Result<usize>> + Send;
+
+    /// What was handed over and has not arrived for certain, in order; asked once the session is over.
+    fn unsettled(&self) -> VecDeque<Outgoing>;
+
     /// Waits for a delivery, then appends what is ready, in order, `max` at the most.
     fn receive(&self, into: &mut Vec<Delivery>, max: usize) -> impl Future<Output = Result<()>> + Send;
+
+    /// Asks the broker for no more; what is on its way may still come.
+    fn stop_receiving(&self) -> impl Future<Output = Result<()>> + Send;
 
     /// What acknowledges this session's deliveries.
     fn acker(&self) -> Arc<dyn Acker>;
 
-    /// Resolves when the connection is gone, with the reason.
-    fn lost(&self) -> impl Future<Output = Error> + Send;
+    /// Resolves when the connection is gone, with the reason. `blocked` is told when the broker stops taking messages, with
+    /// its reason, and when it goes on.
+    fn lost(&self, blocked: impl Fn(Option<&str>) + Send + Sync) -> impl Future<Output = Error> + Send;
 
     /// Ends the session; what was published before has reached the broker when it resolves.
     fn close(&self) -> impl Future<Output = ()> + Send;
@@ -63,6 +77,29 @@ pub enum Routed {
 pub trait Acker: Send + Sync {
     /// Every delivery that came through `route` up to and including `tag`.
     fn ack(&self, route: Route, tag: u64);
+
+    /// One delivery.
+    fn settle(&self, route: Route, tag: u64, settlement: Settlement);
+
+    /// The session that its deliveries name.
+    fn session(&self) -> u32;
+}
+
+/// What became of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// Acknowledged.
+    Done,
+    /// Back to its queue: it is delivered again.
+    Again,
+    /// Out of its queue: to the dead-letter exchange where there is one.
+    Drop,
+}
+
+/// A number for a new session, which no other in this process has.
+pub fn next_session() -> u32 {
+    static SESSIONS: AtomicU32 = AtomicU32::new(0);
+    SESSIONS.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Deliveries that were ready together.
@@ -93,6 +130,11 @@ impl Batch {
             self.deliveries.append(&mut next.deliveries);
             self.ackers.extend(next.ackers.into_iter().map(|(acker, end)| (acker, before + end)));
         }
+    }
+
+    /// What acknowledges the last of them.
+    pub fn acker(&self) -> Option<&Arc<dyn Acker>> {
+        self.ackers.last().map(|(acker, _)| acker)
     }
 
     /// The deliveries, and what acknowledges them later.

@@ -1,8 +1,9 @@
 //! Names and declarations: which exchanges, queues and bindings there are, and with which properties.
 //!
-//! The names and properties are those of the original package, so that its gateways and clients meet ours on one broker.
+//! The names are those of the original package, and with at-most-once the properties too, so that its gateways and clients
+//! meet ours on one broker.
 
-use crate::config::BrokerSettings;
+use crate::config::{BrokerSettings, Guarantee, QueueType};
 use crate::message::Route;
 
 /// Which side of the broker this process is on.
@@ -27,7 +28,7 @@ pub enum ExchangeKind {
     Fanout,
 }
 
-/// An exchange: not durable, deleted with its last binding.
+/// An exchange: not durable and deleted with its last binding, or durable and kept ([`Plan::is_reliable`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exchange {
     pub route: Route,
@@ -35,7 +36,6 @@ pub struct Exchange {
     pub kind: ExchangeKind,
 }
 
-/// A queue that is consumed here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queue {
     /// What comes out of it.
@@ -44,7 +44,7 @@ pub struct Queue {
     /// The exchange that it is bound to, and the key.
     pub exchange: String,
     pub binding_key: String,
-    /// Private to this process, which may share no queue: exclusive. Otherwise all clients compete for it.
+    /// This gateway's own. Otherwise all clients compete for it.
     pub private: bool,
 }
 
@@ -53,16 +53,26 @@ pub struct Queue {
 pub struct Plan {
     pub role: Role,
     pub exchanges: Vec<Exchange>,
+    /// Consumed here.
     pub queues: Vec<Queue>,
+    /// Declared here for others to consume, so that what is published has somewhere to wait.
+    pub targets: Vec<Queue>,
     /// Deliveries that may be unacknowledged on one channel.
     pub prefetch: u16,
+    pub guarantee: Guarantee,
+    pub queue_type: QueueType,
+    pub dead_letter_exchange: Option<String>,
+    /// ms
+    pub queue_expires: u64,
+    /// Of this process: names its queue, and begins its message ids.
+    pub unique: String,
     /// Routing keys for publishing: a fanout ignores its key, and the original gives it the receive queue's.
     receive_key: String,
     status_key: String,
 }
 
 impl Plan {
-    /// `unique` makes the private queue's name: random, and the same for every connection of this process.
+    /// `unique` is random, and the same for every connection of this process.
     pub fn new(settings: &BrokerSettings, role: Role, unique: &str) -> Plan {
         let exchange = |route, name: &String, kind| Exchange { route, name: name.clone(), kind };
         let exchanges = vec![
@@ -77,27 +87,40 @@ impl Plan {
             binding_key: name.clone(),
             private: false,
         };
-        let queues = match role {
-            Role::Gateway => vec![Queue {
-                route: Route::Message,
-                name: format!("{}-{unique}", settings.message_queue),
-                exchange: settings.message_exchange.clone(),
-                binding_key: settings.message_queue.clone(),
-                private: true,
-            }],
-            Role::Worker => vec![
-                shared(Route::Receive, &settings.receive_queue, &settings.receive_exchange),
-                shared(Route::Status, &settings.status_queue, &settings.status_exchange),
-            ],
+        let own = Queue {
+            route: Route::Message,
+            name: format!("{}-{unique}", settings.message_queue),
+            exchange: settings.message_exchange.clone(),
+            binding_key: settings.message_queue.clone(),
+            private: true,
+        };
+        let common = vec![
+            shared(Route::Receive, &settings.receive_queue, &settings.receive_exchange),
+            shared(Route::Status, &settings.status_queue, &settings.status_exchange),
+        ];
+        let (queues, targets) = match role {
+            Role::Gateway => (vec![own], common),
+            Role::Worker => (common, Vec::new()),
         };
         Plan {
             role,
             exchanges,
             queues,
+            targets,
+            guarantee: settings.delivery,
+            queue_type: settings.queue_type,
+            dead_letter_exchange: settings.dead_letter_exchange.clone(),
+            queue_expires: settings.queue_expires,
+            unique: unique.to_owned(),
             prefetch: settings.prefetch,
             receive_key: settings.receive_queue.clone(),
             status_key: settings.status_queue.clone(),
         }
+    }
+
+    /// At least once: durable, confirmed, acknowledged one by one.
+    pub fn is_reliable(&self) -> bool {
+        self.guarantee == Guarantee::AtLeastOnce
     }
 
     /// Exchange name and routing key of what is published on `route`.

@@ -21,7 +21,17 @@ pub struct Properties(Box<[u8]>);
 impl Properties {
     /// An empty content type is none.
     pub fn new(content_type: &str, headers: &Headers) -> Self {
-        Properties(table::encode_properties(content_type, headers))
+        Properties(table::encode_properties(content_type, headers, false))
+    }
+
+    /// Of messages that are persistent and have an id each.
+    pub fn tracked(content_type: &str, headers: &Headers) -> Self {
+        Properties(table::encode_properties(content_type, headers, true))
+    }
+
+    /// Tracked or not, by what a message was published with.
+    pub fn of_message(encoded: &[u8]) -> Self {
+        Properties(table::without_message_id(encoded))
     }
 
     /// The same headers beside another content type.
@@ -29,9 +39,50 @@ impl Properties {
         Properties(table::with_content_type(&self.0, content_type))
     }
 
+    /// Complete, unless they are tracked.
     pub fn encoded(&self) -> &[u8] {
         &self.0
     }
+
+    pub fn is_tracked(&self) -> bool {
+        table::is_tracked(&self.0)
+    }
+
+    /// Appends them as a message has them. `prefix` and `id` make the message id of tracked ones.
+    pub fn write(&self, out: &mut Vec<u8>, prefix: &str, id: MessageId) {
+        let start = out.len();
+        out.extend_from_slice(&self.0);
+        if self.is_tracked() {
+            table::write_message_id(out, start, &id.text(prefix), id.again);
+        }
+    }
+}
+
+/// Which message of its publisher it is, for messages that are tracked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MessageId {
+    /// In the order of publishing, from 1; 0 is none yet.
+    pub number: u64,
+    /// It is published again and may have arrived the first time.
+    pub again: bool,
+}
+
+impl MessageId {
+    /// `prefix` is the publisher's own.
+    pub fn text(self, prefix: &str) -> String {
+        format!("{prefix}-{:x}", self.number)
+    }
+
+    /// Reads what [`MessageId::text`] has written.
+    pub fn parse(text: &str, prefix: &str) -> Option<MessageId> {
+        let number = text.strip_prefix(prefix)?.strip_prefix('-')?;
+        Some(MessageId { number: u64::from_str_radix(number, 16).ok()?, again: false })
+    }
+}
+
+/// The message id within encoded properties; empty where there is none.
+pub fn message_id(encoded: &[u8]) -> &str {
+    table::EncodedProperties::read(encoded).message_id().0
 }
 
 /// What node-amqp calls a JSON body: receivers parse it.
@@ -56,6 +107,13 @@ pub struct Outgoing {
     pub route: Route,
     pub properties: Arc<Properties>,
     pub body: Bytes,
+    pub id: MessageId,
+}
+
+impl Outgoing {
+    pub fn new(route: Route, properties: Arc<Properties>, body: Bytes) -> Self {
+        Outgoing { route, properties, body, id: MessageId::default() }
+    }
 }
 
 impl Weight for Outgoing {
@@ -69,9 +127,14 @@ impl Weight for Outgoing {
 #[derive(Clone)]
 pub struct Delivery {
     pub route: Route,
+    /// The broker has delivered it before.
     pub redelivered: bool,
+    /// Its publisher says that it may have come before.
+    pub repeated: bool,
     /// The channel's delivery tag, for the acknowledgement.
     pub tag: u64,
+    /// The session that the tag counts in.
+    pub session: u32,
     pub envelope: Envelope,
     pub body: Bytes,
 }
@@ -81,7 +144,7 @@ pub struct Delivery {
 #[derive(Clone)]
 pub enum Envelope {
     /// Within one process.
-    Shared { exchange: Arc<str>, routing_key: Arc<str>, properties: Arc<Properties> },
+    Shared { exchange: Arc<str>, routing_key: Arc<str>, properties: Arc<Properties>, id: Option<Arc<str>> },
     /// From the wire: exchange and routing key as shortstr, and from `properties` on the property flags and list.
     Encoded { bytes: Bytes, properties: usize },
 }
@@ -109,6 +172,19 @@ impl Delivery {
             Envelope::Shared { properties, .. } => properties.encoded(),
             Envelope::Encoded { bytes, properties } => bytes.get(*properties..).unwrap_or_default(),
         })
+    }
+
+    /// The publisher's id for it; empty where it gave none.
+    pub fn message_id(&self) -> &str {
+        match &self.envelope {
+            Envelope::Shared { id, .. } => id.as_deref().unwrap_or(""),
+            Envelope::Encoded { .. } => self.properties().message_id().0,
+        }
+    }
+
+    /// Whether the properties say that it was published before.
+    pub fn is_marked(&self) -> bool {
+        self.properties().message_id().1
     }
 
     /// Empty where the sender gave none.
@@ -199,8 +275,10 @@ mod tests {
         Delivery {
             route: Route::Message,
             redelivered: false,
+            repeated: false,
             tag: 1,
-            envelope: Envelope::Shared { exchange: "e".into(), routing_key: "k".into(), properties },
+            session: 0,
+            envelope: Envelope::Shared { exchange: "e".into(), routing_key: "k".into(), properties, id: None },
             body: Bytes::from_static(body),
         }
     }

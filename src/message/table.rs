@@ -14,31 +14,70 @@ use super::{Headers, Value, write_json_text};
 const CONTENT_TYPE: u16 = 1 << 15;
 const CONTENT_ENCODING: u16 = 1 << 14;
 const HEADERS: u16 = 1 << 13;
+const DELIVERY_MODE: u16 = 1 << 12;
+const PRIORITY: u16 = 1 << 11;
+const CORRELATION_ID: u16 = 1 << 10;
+const REPLY_TO: u16 = 1 << 9;
+const EXPIRATION: u16 = 1 << 8;
+const MESSAGE_ID: u16 = 1 << 7;
+const TIMESTAMP: u16 = 1 << 6;
+const TYPE: u16 = 1 << 5;
+/// What comes behind headers in properties that are made here.
+const TRACKED: u16 = DELIVERY_MODE | MESSAGE_ID;
+const PERSISTENT: u8 = 2;
+/// The message type (shortstr) of what is published again and may have arrived the first time.
+const AGAIN: &[u8] = b"redelivered";
 
 /// Tables within tables beyond this depth are not read: a sender must not choose how deep our stack gets.
 const MAX_DEPTH: usize = 64;
 
-/// Property flags and property list of a content header.
-pub(super) fn encode_properties(content_type: &str, headers: &Headers) -> Box<[u8]> {
-    encode(content_type, headers.0.len() * 48, |out| write_table(out, headers))
+/// Property flags and property list of a content header. `tracked` properties are persistent, and a message id follows them:
+/// [`write_message_id`].
+pub(super) fn encode_properties(content_type: &str, headers: &Headers, tracked: bool) -> Box<[u8]> {
+    encode(content_type, headers.0.len() * 48, tracked, |out| write_table(out, headers))
 }
 
 /// The same headers beside another content type.
 pub(super) fn with_content_type(encoded: &[u8], content_type: &str) -> Box<[u8]> {
     let table = EncodedProperties::read(encoded).table;
-    encode(content_type, table.len(), |out| write_long(out, table))
+    encode(content_type, table.len(), is_tracked(encoded), |out| write_long(out, table))
 }
 
-fn encode(content_type: &str, room: usize, table: impl FnOnce(&mut Vec<u8>)) -> Box<[u8]> {
+pub(super) fn is_tracked(encoded: &[u8]) -> bool {
+    let flags = encoded.first_chunk().map_or(0, |flags| u16::from_be_bytes(*flags));
+    flags & TRACKED == TRACKED
+}
+
+/// Completes tracked properties, which `out` ends with and which begin at `start`.
+pub(super) fn write_message_id(out: &mut Vec<u8>, start: usize, id: &str, again: bool) {
+    write_short(out, &id.as_bytes()[..id.len().min(255)]);
+    if again {
+        write_short(out, AGAIN);
+        if let Some(low) = out.get_mut(start + 1) {
+            *low |= TYPE as u8;
+        }
+    }
+}
+
+/// The part of tracked properties that is the same for all messages of a connection.
+pub(super) fn without_message_id(encoded: &[u8]) -> Box<[u8]> {
+    let read = EncodedProperties::read(encoded);
+    encode(read.content_type, read.table.len(), is_tracked(encoded), |out| write_long(out, read.table))
+}
+
+fn encode(content_type: &str, room: usize, tracked: bool, table: impl FnOnce(&mut Vec<u8>)) -> Box<[u8]> {
     let mut out = Vec::with_capacity(64 + room);
     // A shortstr of more than 255 bytes has no form in AMQP (4.2.5.3); such a type stays behind, as such a name does below.
     let named = !content_type.is_empty() && content_type.len() <= 255;
-    let flags = HEADERS | if named { CONTENT_TYPE } else { 0 };
+    let flags = HEADERS | if named { CONTENT_TYPE } else { 0 } | if tracked { TRACKED } else { 0 };
     out.extend_from_slice(&flags.to_be_bytes());
     if named {
         write_short(&mut out, content_type.as_bytes());
     }
     table(&mut out);
+    if tracked {
+        out.push(PERSISTENT);
+    }
     out.into()
 }
 
@@ -117,6 +156,9 @@ pub struct EncodedProperties<'a> {
     pub content_type: &'a str,
     /// The entries of the table, without its length.
     table: &'a [u8],
+    flags: u16,
+    /// What follows the table.
+    rest: &'a [u8],
 }
 
 impl<'a> EncodedProperties<'a> {
@@ -133,7 +175,36 @@ impl<'a> EncodedProperties<'a> {
             reader.short()?;
         }
         let table = if flags & HEADERS != 0 { reader.long()? } else { b"" };
-        Some(EncodedProperties { content_type: std::str::from_utf8(content_type).unwrap_or(""), table })
+        let content_type = std::str::from_utf8(content_type).unwrap_or("");
+        Some(EncodedProperties { content_type, table, flags, rest: reader.0 })
+    }
+
+    /// The message id, empty where there is none, and whether its publisher says that it may have come before.
+    pub fn message_id(&self) -> (&'a str, bool) {
+        self.try_message_id().unwrap_or_default()
+    }
+
+    fn try_message_id(&self) -> Option<(&'a str, bool)> {
+        if self.flags & MESSAGE_ID == 0 {
+            return None;
+        }
+        let mut reader = Reader(self.rest);
+        for octet in [DELIVERY_MODE, PRIORITY] {
+            if self.flags & octet != 0 {
+                reader.u8()?;
+            }
+        }
+        for text in [CORRELATION_ID, REPLY_TO, EXPIRATION] {
+            if self.flags & text != 0 {
+                reader.short()?;
+            }
+        }
+        let id = std::str::from_utf8(reader.short()?).ok()?;
+        if self.flags & TIMESTAMP != 0 {
+            reader.take(8)?;
+        }
+        let again = self.flags & TYPE != 0 && reader.short() == Some(AGAIN);
+        Some((id, again))
     }
 
     /// The entries of the header table as they lie there.
@@ -299,11 +370,11 @@ mod tests {
 
     fn round(json: &str) -> String {
         let headers = Headers::from_json(json).unwrap();
-        let encoded = encode_properties("application/json", &headers);
+        let encoded = encode_properties("application/json", &headers, false);
         let read = EncodedProperties::read(&encoded);
         assert_eq!((read.content_type, read.headers()), ("application/json", headers.clone()));
         let other = with_content_type(&encoded, "");
-        assert_eq!(other, encode_properties("", &headers));
+        assert_eq!(other, encode_properties("", &headers, false));
         read.headers_json()
     }
 
@@ -322,7 +393,7 @@ mod tests {
     #[test]
     fn one_header_is_found_among_all_types() {
         let json = r#"!{"a":["x","00"],"b":["d",1000],"c":["a","y"],"d":{"k":"no"},"e":1.5,"f":null,"g":true,"k":"yes","n":7}"#;
-        let encoded = encode_properties("", &Headers::from_json(json).unwrap());
+        let encoded = encode_properties("", &Headers::from_json(json).unwrap(), false);
         let read = EncodedProperties::read(&encoded);
         assert_eq!(read.text_header("k").as_deref(), Some("yes"));
         assert_eq!(read.header("n"), Some(Value::Int(7)));
@@ -331,12 +402,29 @@ mod tests {
     }
 
     #[test]
+    fn tracked_properties_carry_an_id_and_whether_they_go_out_again() {
+        let headers = Headers::from_json(r#"{"k":"v"}"#).unwrap();
+        let shared = encode_properties("application/json", &headers, true);
+        assert!(is_tracked(&shared) && is_tracked(&with_content_type(&shared, "")));
+        for again in [false, true] {
+            let mut whole = b"before".to_vec();
+            whole.extend_from_slice(&shared);
+            write_message_id(&mut whole, 6, "a-1", again);
+            let read = EncodedProperties::read(&whole[6..]);
+            assert_eq!((read.message_id(), read.headers()), (("a-1", again), headers.clone()));
+            assert_eq!(without_message_id(&whole[6..]), shared);
+        }
+        let untracked = encode_properties("application/json", &headers, false);
+        assert_eq!(EncodedProperties::read(&untracked).message_id(), ("", false));
+    }
+
+    #[test]
     fn names_that_amqp_cannot_carry_stay_behind() {
         let long = "n".repeat(256);
         assert_eq!(round_with(&long), r#"{"b":"y"}"#);
         fn round_with(name: &str) -> String {
             let headers = Headers(vec![(name.into(), Value::Null), ("b".into(), Value::Text("y".into()))]);
-            let encoded = encode_properties("", &headers);
+            let encoded = encode_properties("", &headers, false);
             EncodedProperties::read(&encoded).headers_json()
         }
     }
@@ -344,7 +432,7 @@ mod tests {
     #[test]
     fn whatever_is_cut_off_or_made_up_is_no_more_than_missing() {
         let json = r#"!{"a":["x","00"],"b":["d",1000],"c":["a","y",{"q":1}],"d":{"k":"no"},"e":1.5}"#;
-        let encoded = encode_properties("text/plain", &Headers::from_json(json).unwrap());
+        let encoded = encode_properties("text/plain", &Headers::from_json(json).unwrap(), false);
         for end in 0..encoded.len() {
             let read = EncodedProperties::read(&encoded[..end]);
             let _ = (read.headers_json(), read.header("e"), read.text_header("e"));

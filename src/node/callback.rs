@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::crossing::{BatchArgs, Dictionary};
 use crate::error::Error as CoreError;
-use crate::hooks::{Keys, LineEvents, Listeners, MessageKeys};
+use crate::hooks::{Heard, Keys, LineEvents, Listeners, MessageKeys};
 use crate::message::{Delivery, write_json_text};
 
 /// A strong function: it keeps the process alive until it is dropped, as an open connection would.
@@ -70,10 +70,13 @@ impl MessageKeys for KeyFunction {
     }
 }
 
-pub(super) struct ListenerFunction(Callback<Arc<[Delivery]>, BatchArgs, bool>);
+/// Whether the listeners are done with all of the batch; none when it was not looked at, since the client closes.
+pub(super) type HeardAnswer = Option<bool>;
+
+pub(super) struct ListenerFunction(Callback<Arc<[Delivery]>, BatchArgs, HeardAnswer>);
 
 impl ListenerFunction {
-    pub(super) fn new(function: &Function<BatchArgs, bool>, dictionary: Arc<Dictionary>) -> Result<Self> {
+    pub(super) fn new(function: &Function<BatchArgs, HeardAnswer>, dictionary: Arc<Dictionary>) -> Result<Self> {
         let function = function.build_threadsafe_function().build_callback(move |context| {
             let batch: Arc<[Delivery]> = context.value;
             Ok(dictionary.encode(&batch))
@@ -83,10 +86,15 @@ impl ListenerFunction {
 }
 
 impl Listeners for ListenerFunction {
-    fn deliver(&self, batch: Arc<[Delivery]>) -> BoxFuture<'static, std::result::Result<(), CoreError>> {
+    fn deliver(&self, batch: Arc<[Delivery]>) -> BoxFuture<'static, std::result::Result<Heard, CoreError>> {
         let answer = ask(&self.0, batch);
-        // False: the client closes and has not looked at it, so it goes back to its queue.
-        Box::pin(async move { if answer.await? { Ok(()) } else { Err(CoreError::Closed { what: "client" }) } })
+        Box::pin(async move {
+            match answer.await? {
+                Some(true) => Ok(Heard::All),
+                Some(false) => Ok(Heard::EachForItself),
+                None => Err(CoreError::Closed { what: "client" }),
+            }
+        })
     }
 }
 
@@ -120,6 +128,17 @@ impl LineEvents for EventFunction {
 
     fn ready(&self) {
         self.tell("ready", "{}".into());
+    }
+
+    fn blocked(&self, reason: Option<&str>) {
+        match reason {
+            Some(reason) => {
+                let mut text = String::new();
+                write_json_text(&mut text, reason);
+                self.tell("blocked", format!("{{\"reason\":{text}}}"));
+            }
+            None => self.tell("unblocked", "{}".into()),
+        }
     }
 
     fn failed(&self, error: &CoreError) {

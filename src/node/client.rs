@@ -7,11 +7,13 @@ use std::time::Duration;
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
-use super::callback::{EventFunction, ListenerFunction};
-use super::crossing::{BatchArgs, Dictionary};
+use super::callback::{EventFunction, HeardAnswer, ListenerFunction};
+use super::crossing::{BatchArgs, Dictionary, outgoing_properties};
 use super::owner::{Owned, Owner};
 use super::{runtime, settings, to_js};
-use crate::message::{Headers, JSON, OCTETS, Outgoing, Properties, Route};
+use crate::broker::Settlement;
+use crate::config::{BrokerSettings, Guarantee};
+use crate::message::{Headers, Outgoing, Properties, Route};
 use crate::worker::{Sent, Worker};
 
 #[napi]
@@ -20,6 +22,8 @@ pub struct NativeClient {
     owner: Arc<Owner<Worker>>,
     known: Mutex<Known>,
     dictionary: Arc<Dictionary>,
+    /// Messages are persistent and have ids.
+    tracked: bool,
 }
 
 /// Properties by header JSON, for JSON and for octets: senders use the same headers again.
@@ -33,13 +37,13 @@ struct Known {
 const KNOWN_BYTES: usize = 1024 * 1024;
 
 impl Known {
-    fn properties(&mut self, headers: &str, octets: bool) -> Result<Arc<Properties>> {
+    fn properties(&mut self, headers: &str, octets: bool, tracked: bool) -> Result<Arc<Properties>> {
         let found = self.properties.get(headers).and_then(|known| known[usize::from(octets)].clone());
         if let Some(properties) = found {
             return Ok(properties);
         }
         let parsed = Headers::from_json(headers).map_err(to_js)?;
-        let properties = Arc::new(Properties::new(if octets { OCTETS } else { JSON }, &parsed));
+        let properties = Arc::new(outgoing_properties(&parsed, octets, tracked));
         if self.bytes > KNOWN_BYTES {
             *self = Known::default();
         }
@@ -64,25 +68,28 @@ pub struct NativeClientStats {
 pub fn start_client<'env>(
     env: &'env Env,
     broker: String,
-    #[napi(ts_arg_type = "(bytes: Buffer, count: number, fresh: string[], first: number) => boolean")]
-    deliver: Function<'env, BatchArgs, bool>,
+    unique: String,
+    #[napi(ts_arg_type = "(bytes: Buffer, count: number, fresh: string[], first: number) => boolean | null")]
+    deliver: Function<'env, BatchArgs, HeardAnswer>,
     #[napi(ts_arg_type = "(name: string, details: string) => void")] event: Function<
         'env,
         FnArgs<(String, String)>,
         Unknown<'static>,
     >,
 ) -> Result<Object<'env>> {
-    let broker = settings(&broker)?;
+    let broker: BrokerSettings = settings(&broker)?;
+    let tracked = broker.delivery == Guarantee::AtLeastOnce;
     let dictionary = Arc::<Dictionary>::default();
     let listeners = Arc::new(ListenerFunction::new(&deliver, dictionary.clone())?);
     let event = Arc::new(EventFunction::new(&event)?);
     let owner = Owner::of(env)?;
     let (deferred, promise) = env.create_deferred()?;
     runtime()?.spawn(async move {
-        match Worker::start(broker, event, listeners).await {
+        match Worker::start(broker, &unique, event, listeners).await {
             Ok(worker) => {
                 owner.owns(worker.clone());
-                deferred.resolve(move |_| Ok(NativeClient { worker, owner, known: Mutex::default(), dictionary }));
+                deferred
+                    .resolve(move |_| Ok(NativeClient { worker, owner, known: Mutex::default(), dictionary, tracked }));
             }
             Err(error) => deferred.reject(to_js(error)),
         }
@@ -108,14 +115,14 @@ impl NativeClient {
         let understand = |(body, headers): (Either<String, Buffer>, Either<u32, String>)| {
             let octets = matches!(body, Either::B(_));
             let properties = match headers {
-                Either::A(entry) => self.dictionary.properties(entry, octets)?,
-                Either::B(json) => known.properties(&json, octets)?,
+                Either::A(entry) => self.dictionary.properties(entry, octets, self.tracked)?,
+                Either::B(json) => known.properties(&json, octets, self.tracked)?,
             };
             let body = match body {
                 Either::A(text) => text.into(),
                 Either::B(octets) => bytes::Bytes::copy_from_slice(&octets),
             };
-            Ok(Outgoing { route: Route::Message, properties, body })
+            Ok(Outgoing::new(Route::Message, properties, body))
         };
         let messages = bodies.into_iter().zip(headers).map(understand).collect::<Result<Vec<_>>>()?;
         let mut taken = 0;
@@ -132,6 +139,28 @@ impl NativeClient {
             taken += 1;
         }
         Ok(if hold_on { f64::from(-1 - taken) } else { self.worker.buffered() as f64 })
+    }
+
+    /// What became of deliveries: five numbers each, namely session, status (1) or message (0), the tag in two halves,
+    /// and 0 for done, 1 for again, 2 for out of the queue.
+    #[napi(catch_unwind)]
+    pub fn settle(&self, numbers: Vec<u32>) {
+        for one in numbers.chunks_exact(5) {
+            let route = if one[1] == 1 { Route::Status } else { Route::Receive };
+            let tag = u64::from(one[2]) | u64::from(one[3]) << 32;
+            let settlement = match one[4] {
+                0 => Settlement::Done,
+                1 => Settlement::Again,
+                _ => Settlement::Drop,
+            };
+            self.worker.settle(one[0], route, tag, settlement);
+        }
+    }
+
+    /// Nothing more goes to the listeners.
+    #[napi(catch_unwind)]
+    pub fn stop_receiving(&self) {
+        self.worker.stop_receiving();
     }
 
     #[napi(catch_unwind)]

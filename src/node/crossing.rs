@@ -12,14 +12,16 @@ use napi::bindgen_prelude::*;
 use super::to_js;
 use crate::message::{Delivery, Headers, JSON, OCTETS, Properties, Route};
 
-/// Numbers of a delivery, 32 bits each, in the order of the machine: where its body ends, the entries of its headers,
-/// content type, routing key and exchange, flags, and the delivery tag in two halves.
-const WORDS: usize = 8;
+/// Numbers of a delivery, 32 bits each, in the order of the machine: where its body ends and where the message id behind
+/// that, the entries of its headers, content type, routing key and exchange, flags, the delivery tag in two halves, and
+/// the session.
+const WORDS: usize = 10;
 
 const REDELIVERED: u32 = 1;
 const STATUS: u32 = 2;
 const ASCII: u32 = 4;
 const UTF8: u32 = 8;
+const REPEATED: u32 = 16;
 
 /// A dictionary that has grown beyond one of these starts anew with the next batch.
 const MAX_ENTRIES: usize = 8 * 1024;
@@ -59,12 +61,14 @@ impl Dictionary {
             *entries = Entries::default();
         }
         let first = entries.count;
-        let bodies: usize = batch.iter().map(|delivery| delivery.body.len()).sum();
+        let bodies: usize = batch.iter().map(|delivery| delivery.body.len() + delivery.message_id().len()).sum();
         let mut out = Vec::with_capacity(batch.len() * WORDS * 4 + bodies);
         let mut end = batch.len() * WORDS * 4;
         for delivery in batch {
-            end += delivery.body.len();
+            let body = end + delivery.body.len();
+            end = body + delivery.message_id().len();
             let words = [
+                u32::try_from(body).unwrap_or(u32::MAX),
                 u32::try_from(end).unwrap_or(u32::MAX),
                 entries.table(delivery),
                 entries.name(delivery.content_type()),
@@ -73,17 +77,21 @@ impl Dictionary {
                 flags(delivery),
                 delivery.tag as u32,
                 (delivery.tag >> 32) as u32,
+                delivery.session,
             ];
             words.iter().for_each(|word| out.extend_from_slice(&word.to_ne_bytes()));
         }
-        batch.iter().for_each(|delivery| out.extend_from_slice(&delivery.body));
+        for delivery in batch {
+            out.extend_from_slice(&delivery.body);
+            out.extend_from_slice(delivery.message_id().as_bytes());
+        }
         let fresh = std::mem::take(&mut entries.fresh);
         let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         FnArgs::from((out.into(), count, fresh, first))
     }
 
     /// What goes back with the headers of an entry.
-    pub(super) fn properties(&self, entry: u32, octets: bool) -> Result<Arc<Properties>> {
+    pub(super) fn properties(&self, entry: u32, octets: bool, tracked: bool) -> Result<Arc<Properties>> {
         let mut entries = self.lock();
         if let Some(known) = entries.properties.get(&entry).and_then(|known| known[usize::from(octets)].clone()) {
             return Ok(known);
@@ -92,7 +100,7 @@ impl Dictionary {
             return Err(Error::from_reason("ERR_INVALID_ARG_VALUE||headers that are not known any more"));
         };
         let headers = Headers::from_json(json).map_err(to_js)?;
-        let properties = Arc::new(Properties::new(if octets { OCTETS } else { JSON }, &headers));
+        let properties = Arc::new(outgoing_properties(&headers, octets, tracked));
         entries.properties.entry(entry).or_default()[usize::from(octets)] = Some(properties.clone());
         Ok(properties)
     }
@@ -130,6 +138,12 @@ impl Entries {
     }
 }
 
+/// Properties of what JavaScript sends.
+pub(super) fn outgoing_properties(headers: &Headers, octets: bool, tracked: bool) -> Properties {
+    let content_type = if octets { OCTETS } else { JSON };
+    if tracked { Properties::tracked(content_type, headers) } else { Properties::new(content_type, headers) }
+}
+
 fn flags(delivery: &Delivery) -> u32 {
     let text = if delivery.body.is_ascii() {
         ASCII | UTF8
@@ -140,5 +154,6 @@ fn flags(delivery: &Delivery) -> u32 {
     };
     let redelivered = if delivery.redelivered { REDELIVERED } else { 0 };
     let status = if delivery.route == Route::Status { STATUS } else { 0 };
-    text | redelivered | status
+    let repeated = if delivery.repeated { REPEATED } else { 0 };
+    text | redelivered | status | repeated
 }

@@ -10,7 +10,7 @@ use futures_util::{SinkExt, StreamExt};
 use message_engin::config::{BrokerSettings, SocketSettings};
 use message_engin::error::{Error, Result};
 use message_engin::gateway::{Arrival, Gateway, KeySource};
-use message_engin::hooks::{Keys, LineEvents, Listeners, MessageKeys};
+use message_engin::hooks::{Heard as HeardBy, Keys, LineEvents, Listeners, MessageKeys};
 use message_engin::message::{Delivery, Headers, JSON, OCTETS, Outgoing, Properties, Route, Value};
 use message_engin::worker::Worker;
 use tokio::io::{AsyncReadExt, DuplexStream, duplex};
@@ -43,7 +43,8 @@ pub fn broker(url: &str) -> BrokerSettings {
         "vhost": "/", "login": login, "password": password, "authMechanism": "AMQPLAIN",
         "connectionTimeout": 10000, "heartbeat": 15, "noDelay": true, "clientProperties": {},
         "reconnect": true, "reconnectBackoffStrategy": "linear",
-        "reconnectBackoffTime": 50, "reconnectExponentialLimit": 1000,
+        "reconnectBackoffTime": 50, "reconnectExponentialLimit": 1000, "reconnectJitter": 0.0,
+        "delivery": "at-most-once", "queueType": "classic", "deadLetterExchange": null, "queueExpires": 60000,
         "bufferSize": 16 << 20, "prefetch": 256,
         "receiveExchange": format!("receive-{unique}"), "receiveQueue": format!("receive-{unique}"),
         "statusExchange": format!("status-{unique}"), "statusQueue": format!("status-{unique}"),
@@ -98,6 +99,9 @@ impl LineEvents for Events {
     fn ready(&self) {
         self.0.lock().unwrap().push("ready".into());
     }
+    fn blocked(&self, reason: Option<&str>) {
+        self.0.lock().unwrap().push(format!("blocked {reason:?}"));
+    }
     fn failed(&self, error: &Error) {
         self.0.lock().unwrap().push(format!("failed {}", error.code()));
     }
@@ -110,11 +114,11 @@ impl LineEvents for Events {
 pub struct Heard(pub mpsc::UnboundedSender<Delivery>);
 
 impl Listeners for Heard {
-    fn deliver(&self, batch: Arc<[Delivery]>) -> BoxFuture<'static, Result<()>> {
+    fn deliver(&self, batch: Arc<[Delivery]>) -> BoxFuture<'static, Result<HeardBy>> {
         for delivery in batch.iter() {
             let _ = self.0.send(delivery.clone());
         }
-        Box::pin(async { Ok(()) })
+        Box::pin(async { Ok(HeardBy::All) })
     }
 }
 
@@ -130,7 +134,7 @@ pub async fn gateway(settings: &BrokerSettings, socket: SocketSettings) -> Gatew
 pub async fn worker(settings: &BrokerSettings) -> (Worker, mpsc::UnboundedReceiver<Delivery>) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let events = Arc::<Events>::default();
-    let worker = within(Worker::start(settings.clone(), events, Arc::new(Heard(sender)))).await.unwrap();
+    let worker = within(Worker::start(settings.clone(), "w", events, Arc::new(Heard(sender)))).await.unwrap();
     (worker, receiver)
 }
 
@@ -150,7 +154,7 @@ pub fn text(delivery: &Delivery) -> String {
 
 pub fn to(key: &str, content_type: &str, body: impl Into<bytes::Bytes>) -> Outgoing {
     let headers = Headers(vec![("k".into(), Value::Text(key.into()))]);
-    Outgoing { route: Route::Message, properties: Arc::new(Properties::new(content_type, &headers)), body: body.into() }
+    Outgoing::new(Route::Message, Arc::new(Properties::new(content_type, &headers)), body.into())
 }
 
 pub fn json(key: &str, body: &str) -> Outgoing {

@@ -1,22 +1,23 @@
 //! The connection that consumes: deliveries taken in place from one read buffer, acknowledged in multiples.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use lapin::protocol::{AMQPClass, basic, channel, connection, queue};
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Sleep, sleep};
 
 use super::connect::Connection;
-use super::declare::bind;
+use super::declare::{bind, type_argument};
 use super::outlet::Outlet;
-use super::wire::{Broken, METHOD, Reader, ack_frame, method_frame, parse_method};
-use crate::broker::Acker;
+use super::settling::Settling;
+use super::wire::{Broken, METHOD, Reader, method_frame, parse_method};
 use crate::broker::topology::{Plan, Queue};
+use crate::broker::{Acker, Settlement, next_session};
 use crate::error::Result;
 use crate::message::{Delivery, Route};
 
@@ -25,49 +26,72 @@ const ACK_PART: u64 = 4;
 /// How long it waits. A crash within that time means redelivery of what was done already.
 const ACK_DELAY: Duration = Duration::from_millis(20);
 
+/// Bytes of bodies after which a batch is large enough.
+const MAX_BYTES: usize = 1024 * 1024;
+const CONSUMER_TAG: &str = "c";
+
 pub struct Consuming {
     reader: Mutex<Reading>,
     outlet: Mutex<Outlet>,
     acks: Arc<Acks>,
+    /// Queues of this process that go with it, when it ends in good order.
+    own_queues: Vec<String>,
+    /// Publishers mark what may have come before.
+    marks: bool,
     pub heartbeat: Option<Duration>,
 }
 
 struct Reading {
     reader: Reader<OwnedReadHalf>,
-    /// The last tag that came, by channel.
-    came: Vec<u64>,
-    /// Runs while something that came has not been acknowledged.
+    /// Runs while something has not been told and waits for company.
     delay: Option<Pin<Box<Sleep>>>,
 }
 
-/// What has been handled, by channel: written by whoever handles deliveries, read when it is time to tell the broker.
+/// What has become of deliveries, by channel: said by whoever handles them, read when it is time to tell the broker.
 pub struct Acks {
-    routes: Vec<Route>,
-    handled: Vec<AtomicU64>,
-    told: Vec<AtomicU64>,
+    session: u32,
+    channels: Vec<(Route, std::sync::Mutex<Settling>)>,
     due_at: u64,
+    /// Something has not been told; somebody is woken for the first of it.
+    pending: AtomicBool,
+    /// It is enough to be told at once.
+    enough: AtomicBool,
     due: Notify,
 }
 
 impl Acker for Acks {
     fn ack(&self, route: Route, tag: u64) {
-        for (index, _) in self.routes.iter().enumerate().filter(|(_, of)| **of == route) {
-            self.handled[index].fetch_max(tag, Ordering::Relaxed);
-            if tag.saturating_sub(self.told[index].load(Ordering::Relaxed)) >= self.due_at {
-                self.due.notify_one();
-            }
-        }
+        self.with(route, |settling| settling.ack(tag));
+    }
+
+    fn settle(&self, route: Route, tag: u64, settlement: Settlement) {
+        self.with(route, |settling| settling.settle(tag, settlement));
+    }
+
+    fn session(&self) -> u32 {
+        self.session
     }
 }
 
 impl Acks {
+    fn with(&self, route: Route, change: impl FnOnce(&mut Settling)) {
+        let Some((_, settling)) = self.channels.iter().find(|(of, _)| *of == route) else { return };
+        let mut settling = settling.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut settling);
+        let untold = settling.untold();
+        drop(settling);
+        let enough = untold >= self.due_at && !self.enough.swap(true, Ordering::Relaxed);
+        if enough || (untold > 0 && !self.pending.swap(true, Ordering::Relaxed)) {
+            self.due.notify_one();
+        }
+    }
+
     fn frames(&self) -> Vec<u8> {
+        self.pending.store(false, Ordering::Relaxed);
+        self.enough.store(false, Ordering::Relaxed);
         let mut frames = Vec::new();
-        for (index, handled) in self.handled.iter().enumerate() {
-            let tag = handled.load(Ordering::Relaxed);
-            if tag > self.told[index].swap(tag, Ordering::Relaxed) {
-                frames.extend_from_slice(&ack_frame(channel_of(index), tag));
-            }
+        for (index, (_, settling)) in self.channels.iter().enumerate() {
+            settling.lock().unwrap_or_else(PoisonError::into_inner).write(channel_of(index), &mut frames);
         }
         frames
     }
@@ -86,7 +110,7 @@ impl Consuming {
             let id = channel_of(index);
             connection.open_channel(id).await?;
             if queue.private {
-                declare_private(&mut connection, id, queue, anchors).await?;
+                declare_private(&mut connection, id, queue, plan, anchors).await?;
             }
             let qos = basic::Qos { prefetch_count: plan.prefetch, global: false };
             connection.call(id, &AMQPClass::Basic(basic::AMQPMethod::Qos(qos))).await?;
@@ -95,10 +119,11 @@ impl Consuming {
         for (index, queue) in plan.queues.iter().enumerate() {
             let consume = basic::Consume {
                 queue: queue.name.as_str().into(),
-                consumer_tag: "c".into(),
+                consumer_tag: CONSUMER_TAG.into(),
                 no_local: false,
                 no_ack: false,
-                exclusive: queue.private,
+                // A queue that outlives its connection may still have that one's consumer.
+                exclusive: queue.private && !plan.is_reliable(),
                 nowait: true,
                 arguments: FieldTable::default(),
             };
@@ -106,18 +131,21 @@ impl Consuming {
             connection.write(&frame).await?;
         }
         let Connection { reader, outlet, heartbeat, .. } = connection;
-        let zeros = || plan.queues.iter().map(|_| AtomicU64::new(0)).collect();
         let acks = Acks {
-            routes: plan.queues.iter().map(|queue| queue.route).collect(),
-            handled: zeros(),
-            told: zeros(),
+            session: next_session(),
+            channels: plan.queues.iter().map(|queue| (queue.route, std::sync::Mutex::default())).collect(),
             due_at: (u64::from(plan.prefetch) / ACK_PART).max(1),
+            pending: AtomicBool::new(false),
+            enough: AtomicBool::new(false),
             due: Notify::new(),
         };
+        let outlives = |queue: &&Queue| queue.private && plan.is_reliable();
         Ok(Consuming {
-            reader: Mutex::new(Reading { reader, came: vec![0; plan.queues.len()], delay: None }),
+            reader: Mutex::new(Reading { reader, delay: None }),
             outlet: Mutex::new(outlet),
             acks: Arc::new(acks),
+            own_queues: plan.queues.iter().filter(outlives).map(|queue| queue.name.clone()).collect(),
+            marks: plan.is_reliable(),
             heartbeat,
         })
     }
@@ -133,12 +161,16 @@ impl Consuming {
         max: usize,
         heard: impl Fn(),
     ) -> std::result::Result<(), String> {
+        let text = |broken: Broken| broken.to_string();
         let mut reading = self.reader.lock().await;
-        let Reading { reader, came, delay } = &mut *reading;
+        let Reading { reader, delay } = &mut *reading;
         loop {
-            self.take(reader, came, into, max).await?;
+            if self.acks.enough.load(Ordering::Relaxed) {
+                self.tell().await.map_err(text)?;
+                *delay = None;
+            }
+            self.take(reader, into, max).await?;
             if !into.is_empty() {
-                delay.get_or_insert_with(|| Box::pin(sleep(ACK_DELAY)));
                 return Ok(());
             }
             let pause = async {
@@ -150,14 +182,15 @@ impl Consuming {
             tokio::select! {
                 biased;
                 read = reader.fill() => {
-                    read.map_err(|broken| broken.to_string())?;
+                    read.map_err(text)?;
                     heard();
                 }
-                () = self.acks.due.notified() => self.tell().await.map_err(|broken| broken.to_string())?,
+                () = self.acks.due.notified() => {
+                    delay.get_or_insert_with(|| Box::pin(sleep(ACK_DELAY)));
+                }
                 () = pause => {
-                    self.tell().await.map_err(|broken| broken.to_string())?;
-                    let told = |(index, came): (usize, &u64)| self.acks.told[index].load(Ordering::Relaxed) >= *came;
-                    *delay = if came.iter().enumerate().all(told) { None } else { Some(Box::pin(sleep(ACK_DELAY))) };
+                    self.tell().await.map_err(text)?;
+                    *delay = None;
                 }
             }
         }
@@ -166,23 +199,22 @@ impl Consuming {
     async fn take(
         &self,
         reader: &mut Reader<OwnedReadHalf>,
-        came: &mut [u64],
         into: &mut Vec<Delivery>,
         max: usize,
     ) -> std::result::Result<(), String> {
-        let route = |channel: u16| self.acks.routes.get(usize::from(channel).wrapping_sub(1)).copied();
-        while into.len() < max {
+        let channels = &self.acks.channels;
+        let route = |channel: u16| channels.get(usize::from(channel).wrapping_sub(1)).map(|(route, _)| *route);
+        let mut bytes = 0;
+        while into.len() < max && bytes < MAX_BYTES {
             match reader.is_delivery().map_err(|broken| broken.to_string())? {
                 None => break,
-                Some(true) => match reader.take_delivery(route).map_err(|broken| broken.to_string())? {
-                    None => break,
-                    Some(delivery) => {
-                        if let Some(index) = self.acks.routes.iter().position(|of| *of == delivery.route) {
-                            came[index] = delivery.tag;
-                        }
-                        into.push(delivery);
-                    }
-                },
+                Some(true) => {
+                    let taken = reader.take_delivery(self.acks.session, route).map_err(|broken| broken.to_string())?;
+                    let Some(mut delivery) = taken else { break };
+                    delivery.repeated = self.marks && delivery.is_marked();
+                    bytes += delivery.body.len();
+                    into.push(delivery);
+                }
                 Some(false) => {
                     if let Some((METHOD, _, payload)) = reader.take_frame().map_err(|broken| broken.to_string())? {
                         let class = parse_method(&payload).map_err(|broken| broken.to_string())?;
@@ -225,9 +257,24 @@ impl Consuming {
         self.reader.try_lock().is_err()
     }
 
+    /// Ends the consumers; what is on its way still comes.
+    pub async fn stop(&self) -> std::result::Result<(), Broken> {
+        let mut frames = Vec::new();
+        for (index, _) in self.acks.channels.iter().enumerate() {
+            let cancel = basic::Cancel { consumer_tag: CONSUMER_TAG.into(), nowait: true };
+            frames.extend(method_frame(channel_of(index), &AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel))));
+        }
+        self.outlet.lock().await.write(&frames).await
+    }
+
     /// Acknowledges what has been handled and says goodbye; deliveries that are on their way go back to their queue.
     pub async fn close(&self) {
         let _ = self.tell().await;
+        for name in &self.own_queues {
+            let delete = queue::Delete { queue: name.as_str().into(), if_unused: false, if_empty: false, nowait: true };
+            let delete = AMQPClass::Queue(queue::AMQPMethod::Delete(delete));
+            let _ = self.outlet.lock().await.method(channel_of(0), &delete).await;
+        }
         if self.outlet.lock().await.farewell().await.is_err() {
             return;
         }
@@ -252,15 +299,30 @@ impl Consuming {
     }
 }
 
-async fn declare_private(connection: &mut Connection, id: u16, queue: &Queue, anchors: &[&str]) -> Result<()> {
+async fn declare_private(
+    connection: &mut Connection,
+    id: u16,
+    queue: &Queue,
+    plan: &Plan,
+    anchors: &[&str],
+) -> Result<()> {
+    let reliable = plan.is_reliable();
+    let mut arguments = FieldTable::default();
+    if reliable {
+        type_argument(&mut arguments, plan);
+        let expires = i64::try_from(plan.queue_expires).unwrap_or(i64::MAX);
+        arguments.insert("x-expires".into(), AMQPValue::LongLongInt(expires));
+        // A connection that hangs keeps its consumer until the broker gives it up, and would be given every other message.
+        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+    }
     let declare = queue::Declare {
         queue: queue.name.as_str().into(),
         passive: false,
-        durable: false,
-        exclusive: true,
-        auto_delete: true,
+        durable: reliable,
+        exclusive: !reliable,
+        auto_delete: !reliable,
         nowait: false,
-        arguments: FieldTable::default(),
+        arguments,
     };
     connection.call(id, &AMQPClass::Queue(queue::AMQPMethod::Declare(declare))).await?;
     let own = (queue.exchange.as_str(), queue.binding_key.as_str());

@@ -1,6 +1,7 @@
 //! Declares exchanges, shared queues and their bindings, with the ways round what a broker refuses.
 //!
-//! - Something exists with other properties (406): it is used as it is.
+//! - Something exists with other properties (406): it is used as it is, or with at-least-once, which stands on durable
+//!   queues, an error that says what to do.
 //! - The broker refuses transient shared queues (541, RabbitMQ 4.3, or 4.x by its setting): they are declared durable and
 //!   autoDelete instead.
 
@@ -8,12 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lapin::protocol::{AMQPClass, exchange, queue};
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 
 use super::connect::Connection;
 use crate::broker::topology::{ExchangeKind, Plan, Queue};
-use crate::config::{BrokerSettings, Host};
+use crate::config::{BrokerSettings, Host, QueueType};
 use crate::error::{Error, Result};
+use crate::message::Route;
 
 /// For declarations alone: a refusal closes its channel, and it is opened again.
 const CHANNEL: u16 = 100;
@@ -39,7 +41,7 @@ impl Control {
         let durable = self.durable_queues.load(Ordering::Relaxed);
         let (connection, host) = self.open().await?;
         match declare_on(connection, plan, durable).await {
-            Err(Error::Refused { code: "INTERNAL_ERROR", .. }) if !durable => {
+            Err(Error::Refused { code: "INTERNAL_ERROR", .. }) if !durable && !plan.is_reliable() => {
                 // The same host again: those before it in the list have cost their time already.
                 let connection = Connection::open(&self.settings, &host).await?;
                 let (connection, as_declared) = declare_on(connection, plan, true).await?;
@@ -50,11 +52,14 @@ impl Control {
         }
     }
 
-    /// Declares the exchanges alone, over a connection of its own: one that was autoDelete may have gone.
-    pub async fn declare_exchanges(&self, plan: &Plan) -> Result<()> {
+    /// Declares what is published to, over a connection of its own: what was autoDelete may have gone.
+    pub async fn declare_again(&self, plan: &Plan) -> Result<()> {
         let (mut connection, _) = self.open().await?;
         connection.open_channel(CHANNEL).await?;
         exchanges(&mut connection, plan).await?;
+        for queue in &plan.targets {
+            shared_queue(&mut connection, plan, queue, self.durable_queues.load(Ordering::Relaxed)).await?;
+        }
         connection.close().await;
         Ok(())
     }
@@ -84,17 +89,28 @@ impl Control {
 async fn declare_on(mut connection: Connection, plan: &Plan, durable: bool) -> Result<(Connection, Vec<String>)> {
     connection.open_channel(CHANNEL).await?;
     let as_declared = exchanges(&mut connection, plan).await?;
-    for queue in plan.queues.iter().filter(|queue| !queue.private) {
-        shared_queue(&mut connection, queue, durable).await?;
+    if let Some(name) = &plan.dead_letter_exchange {
+        dead_letter_exchange(&mut connection, name).await?;
+    }
+    for queue in plan.queues.iter().filter(|queue| !queue.private).chain(&plan.targets) {
+        shared_queue(&mut connection, plan, queue, durable).await?;
     }
     connection.close_channel(CHANNEL).await?;
     Ok((connection, as_declared))
 }
 
-/// Whether it stands as declared; what exists otherwise is left as it is, and the channel is opened again.
-async fn stands(connection: &mut Connection, declare: &AMQPClass) -> Result<bool> {
+/// Whether it stands as declared; what exists otherwise is left as it is, and the channel is opened again. `option` names
+/// it for at-least-once, which needs it as it is declared.
+async fn stands(connection: &mut Connection, plan: &Plan, declare: &AMQPClass, option: &str) -> Result<bool> {
     match connection.call(CHANNEL, declare).await {
         Ok(_) => Ok(true),
+        Err(Error::Refused { code: code @ "PRECONDITION_FAILED", address, detail }) if plan.is_reliable() => {
+            let detail = format!(
+                "{detail}. mqConf.delivery 'at-least-once' needs it as it declares it: delete the one that is there when \
+                 nobody uses it any more, or give mqConf.{option} another name, here and in every gateway and client"
+            );
+            Err(Error::Refused { code, address, detail })
+        }
         Err(Error::Refused { code: "PRECONDITION_FAILED", .. }) => {
             connection.open_channel(CHANNEL).await?;
             Ok(false)
@@ -105,6 +121,7 @@ async fn stands(connection: &mut Connection, declare: &AMQPClass) -> Result<bool
 
 async fn exchanges(connection: &mut Connection, plan: &Plan) -> Result<Vec<String>> {
     let mut as_declared = Vec::new();
+    let reliable = plan.is_reliable();
     for exchange in &plan.exchanges {
         let declare = exchange::Declare {
             exchange: exchange.name.as_str().into(),
@@ -113,31 +130,75 @@ async fn exchanges(connection: &mut Connection, plan: &Plan) -> Result<Vec<Strin
                 ExchangeKind::Fanout => "fanout".into(),
             },
             passive: false,
-            durable: false,
-            auto_delete: true,
+            durable: reliable,
+            auto_delete: !reliable,
             internal: false,
             nowait: false,
             arguments: FieldTable::default(),
         };
-        if stands(connection, &AMQPClass::Exchange(exchange::AMQPMethod::Declare(declare))).await? {
+        let option = match exchange.route {
+            Route::Receive => "receiveExchange",
+            Route::Status => "statusExchange",
+            Route::Message => "messageExchange",
+        };
+        let declare = AMQPClass::Exchange(exchange::AMQPMethod::Declare(declare));
+        if stands(connection, plan, &declare, option).await? {
             as_declared.push(exchange.name.clone());
         }
     }
     Ok(as_declared)
 }
 
-async fn shared_queue(connection: &mut Connection, queue: &Queue, durable: bool) -> Result<()> {
-    let declare = queue::Declare {
-        queue: queue.name.as_str().into(),
-        passive: false,
-        durable,
-        exclusive: false,
-        auto_delete: true,
+/// It is the user's: kind and properties are theirs to choose.
+async fn dead_letter_exchange(connection: &mut Connection, name: &str) -> Result<()> {
+    let declare = exchange::Declare {
+        exchange: name.into(),
+        kind: "direct".into(),
+        passive: true,
+        durable: false,
+        auto_delete: false,
+        internal: false,
         nowait: false,
         arguments: FieldTable::default(),
     };
-    stands(connection, &AMQPClass::Queue(queue::AMQPMethod::Declare(declare))).await?;
+    let declare = AMQPClass::Exchange(exchange::AMQPMethod::Declare(declare));
+    match connection.call(CHANNEL, &declare).await {
+        Err(Error::Refused { code: code @ "NOT_FOUND", address, detail }) => {
+            let detail = format!("{detail}. mqConf.deadLetterExchange must exist, with a queue bound to it");
+            Err(Error::Refused { code, address, detail })
+        }
+        result => result.map(|_| ()),
+    }
+}
+
+async fn shared_queue(connection: &mut Connection, plan: &Plan, queue: &Queue, durable: bool) -> Result<()> {
+    let reliable = plan.is_reliable();
+    let mut arguments = FieldTable::default();
+    if reliable {
+        type_argument(&mut arguments, plan);
+        if let Some(name) = &plan.dead_letter_exchange {
+            arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString(name.as_str().into()));
+        }
+    }
+    let declare = queue::Declare {
+        queue: queue.name.as_str().into(),
+        passive: false,
+        durable: durable || reliable,
+        exclusive: false,
+        auto_delete: !reliable,
+        nowait: false,
+        arguments,
+    };
+    let option = if queue.route == Route::Status { "statusQueue" } else { "receiveQueue" };
+    stands(connection, plan, &AMQPClass::Queue(queue::AMQPMethod::Declare(declare)), option).await?;
     bind(connection, CHANNEL, queue, &queue.exchange, &queue.binding_key).await
+}
+
+/// Classic is what a broker makes of a queue that says nothing, unless its virtual host says otherwise.
+pub(super) fn type_argument(arguments: &mut FieldTable, plan: &Plan) {
+    if plan.queue_type == QueueType::Quorum {
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    }
 }
 
 pub(super) async fn bind(connection: &mut Connection, channel: u16, queue: &Queue, to: &str, key: &str) -> Result<()> {

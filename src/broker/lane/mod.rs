@@ -3,6 +3,7 @@
 //! - [`wire`] takes frames and deliveries in place and makes publishes from templates; [`outlet`] is where all frames go out.
 //! - [`connect`] logs in; [`publishing`] and [`consuming`] are the two connections of a session. RabbitMQ stops reading from
 //!   a connection that it blocks for publishing, and acknowledgements must not be stuck behind that.
+//! - [`window`] holds what is not confirmed, [`settling`] what is to be acknowledged.
 //! - [`declare`] finds a host that answers and declares what is shared, with the ways round what a broker refuses.
 
 mod connect;
@@ -10,6 +11,8 @@ mod consuming;
 mod declare;
 mod outlet;
 mod publishing;
+mod settling;
+mod window;
 mod wire;
 
 use std::collections::VecDeque;
@@ -17,7 +20,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::topology::{ExchangeKind, Plan};
 use super::{Acker, Broker, Routed, Session};
@@ -28,10 +32,14 @@ use connect::Connection;
 use consuming::Consuming;
 use declare::{Control, Declared};
 use publishing::{Offered, Published, Publishing};
+use wire::Broken;
+
+/// The least time between two declarations of what has gone.
+const DECLARE_INTERVAL: Duration = Duration::from_millis(250);
 
 pub struct AmqpBroker {
     control: Arc<Control>,
-    /// Sessions so far. Each has its own private queue: the broker may not have noticed yet that the one before is gone,
+    /// Sessions so far. Each has its own exclusive queue: the broker may not have noticed yet that the one before is gone,
     /// and would answer RESOURCE_LOCKED for its name.
     sessions: AtomicU32,
 }
@@ -49,7 +57,8 @@ impl Broker for AmqpBroker {
     async fn connect(&self, plan: &Plan) -> Result<AmqpSession> {
         let mut plan = plan.clone();
         let session = self.sessions.fetch_add(1, Ordering::Relaxed);
-        for queue in plan.queues.iter_mut().filter(|queue| queue.private && session > 0) {
+        let renamed = session > 0 && !plan.is_reliable();
+        for queue in plan.queues.iter_mut().filter(|queue| queue.private && renamed) {
             queue.name = format!("{}-{session}", queue.name);
         }
         let settings = &self.control.settings;
@@ -62,11 +71,31 @@ impl Broker for AmqpBroker {
             .collect();
         let consuming = Consuming::new(connection, &plan, &anchors).await?;
         let publishing = Publishing::new(Connection::open(settings, &host).await?, &plan).await?;
-        Ok(AmqpSession { control: self.control.clone(), plan, publishing, consuming, silence: Silence::new() })
+        Ok(AmqpSession {
+            control: self.control.clone(),
+            plan,
+            publishing,
+            consuming,
+            silence: Silence::new(),
+            careful: AtomicBool::new(false),
+            declared: Mutex::new(None),
+        })
     }
 
     fn address(&self) -> String {
         self.control.settings.address.clone()
+    }
+}
+
+/// What came back and is being published again: what does not go out is kept.
+struct Back<'a> {
+    messages: VecDeque<Outgoing>,
+    publishing: &'a Publishing,
+}
+
+impl Drop for Back<'_> {
+    fn drop(&mut self) {
+        self.publishing.put_back(&mut self.messages);
     }
 }
 
@@ -76,6 +105,10 @@ pub struct AmqpSession {
     publishing: Publishing,
     consuming: Consuming,
     silence: Silence,
+    /// The broker has closed the channel for something that one of the messages said: they go one by one.
+    careful: AtomicBool,
+    /// When things were last declared again.
+    declared: Mutex<Option<Instant>>,
 }
 
 /// When each connection was last heard, in ms since the session began.
@@ -108,12 +141,96 @@ impl AmqpSession {
         Error::Lost { address: self.control.settings.address.clone(), detail }
     }
 
-    async fn reopen(&self) -> Result<()> {
-        self.control.declare_exchanges(&self.plan).await?;
-        self.publishing.reopen().await.map_err(|broken| self.gone(broken.to_string()))
+    fn broken(&self, broken: Broken) -> Error {
+        self.gone(broken.to_string())
     }
 
-    /// Sends heartbeats and waits for the broker's: two of its intervals without a sign end the session.
+    /// Opens the publishing channel again, with what it publishes to declared.
+    async fn reopen(&self) -> Result<()> {
+        self.declare_again().await?;
+        self.publishing.reopen().await.map_err(|broken| self.broken(broken))
+    }
+
+    /// What goes again and again is not declared in a frenzy.
+    async fn declare_again(&self) -> Result<()> {
+        let mut declared = self.declared.lock().await;
+        if let Some(before) = *declared {
+            sleep_until(before + DECLARE_INTERVAL).await;
+        }
+        self.control.declare_again(&self.plan).await?;
+        *declared = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Publishes what has come back, before anything else: messages keep their order. Answers how many are lost.
+    async fn publish_back(&self) -> Result<usize> {
+        let mut lost = 0;
+        while self.publishing.wants_attention() {
+            if !self.publishing.is_open() {
+                self.careful.fetch_or(!self.publishing.wants_exchange(), Ordering::Relaxed);
+                self.reopen().await?;
+            }
+            let back = self.publishing.take_back().await.map_err(|broken| self.broken(broken))?;
+            let mut guard = Back { messages: back, publishing: &self.publishing };
+            self.declare_again().await?;
+            lost += if self.careful.load(Ordering::Relaxed) {
+                self.publish_one_by_one(&mut guard.messages).await?
+            } else {
+                self.publish_all(&mut guard.messages).await?
+            };
+        }
+        Ok(lost)
+    }
+
+    async fn publish_all(&self, batch: &mut VecDeque<Outgoing>) -> Result<usize> {
+        let mut lost = 0;
+        loop {
+            match self.publishing.publish(batch).await.map_err(|broken| self.broken(broken))? {
+                Published::All { unfit } => return Ok(lost + unfit),
+                Published::ChannelClosed if self.plan.is_reliable() => {
+                    self.careful.fetch_or(!self.publishing.wants_exchange(), Ordering::Relaxed);
+                    // What was on the channel goes first; it has come back.
+                    self.publishing.put_behind(batch);
+                    self.reopen().await?;
+                    return Ok(lost);
+                }
+                Published::ChannelClosed => {
+                    // One message at least was what the channel was closed for.
+                    lost += 1;
+                    self.reopen().await?;
+                }
+            }
+        }
+    }
+
+    /// The message for which the broker closes the channel is lost, and no other.
+    async fn publish_one_by_one(&self, batch: &mut VecDeque<Outgoing>) -> Result<usize> {
+        let mut lost = 0;
+        while let Some(message) = batch.pop_front() {
+            let mut one = Back { messages: VecDeque::from([message]), publishing: &self.publishing };
+            if let Published::All { unfit } =
+                self.publishing.publish(&mut one.messages).await.map_err(|broken| self.broken(broken))?
+            {
+                lost += unfit;
+                self.publishing.confirmed().await;
+            }
+            if !self.publishing.is_open() {
+                let blameless = self.publishing.wants_exchange();
+                if !blameless {
+                    lost += self.publishing.drop_unconfirmed();
+                }
+                self.reopen().await?;
+                if blameless {
+                    return Ok(lost);
+                }
+            }
+        }
+        self.careful.store(false, Ordering::Relaxed);
+        Ok(lost)
+    }
+
+    /// Sends heartbeats and waits for the broker's, which come twice in an interval. One and a half without a sign, looked
+    /// at twice in each, end the session within two.
     async fn beat(&self) -> String {
         let Some(heartbeat) = self.publishing.heartbeat.or(self.consuming.heartbeat) else {
             return std::future::pending().await;
@@ -126,7 +243,7 @@ impl AmqpSession {
                 self.silence.heard(&self.silence.consuming);
             }
             for connection in [&self.silence.publishing, &self.silence.consuming] {
-                if self.silence.of(connection) > heartbeat * 2 {
+                if self.silence.of(connection) > heartbeat * 3 / 2 {
                     return format!("no heartbeat for {} ms", self.silence.of(connection).as_millis());
                 }
             }
@@ -141,18 +258,12 @@ impl AmqpSession {
 
 impl Session for AmqpSession {
     async fn publish(&self, batch: &mut VecDeque<Outgoing>) -> Result<usize> {
-        let mut lost = 0;
-        loop {
-            match self.publishing.publish(batch).await {
-                Ok(Published::All { unfit }) => return Ok(lost + unfit),
-                Ok(Published::ChannelClosed) => {
-                    // One message at least was what the channel was closed for.
-                    lost += 1;
-                    self.reopen().await?;
-                }
-                Err(broken) => return Err(self.gone(broken.to_string())),
-            }
+        let mut lost = self.publish_back().await?;
+        while !batch.is_empty() {
+            lost += self.publish_all(batch).await?;
+            lost += self.publish_back().await?;
         }
+        Ok(lost)
     }
 
     async fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> Result<Routed> {
@@ -183,19 +294,43 @@ impl Session for AmqpSession {
         Ok(Routed::Yes)
     }
 
+    async fn returned(&self) {
+        self.publishing.returned().await;
+    }
+
+    async fn settle(&self) -> Result<usize> {
+        let mut lost = 0;
+        loop {
+            self.publishing.barrier().await.map_err(|broken| self.broken(broken))?;
+            self.publishing.confirmed().await;
+            if !self.publishing.wants_attention() {
+                return Ok(lost);
+            }
+            lost += self.publish_back().await?;
+        }
+    }
+
+    fn unsettled(&self) -> VecDeque<Outgoing> {
+        self.publishing.unsettled()
+    }
+
     async fn receive(&self, into: &mut Vec<Delivery>, max: usize) -> Result<()> {
         let heard = || self.silence.heard(&self.silence.consuming);
         self.consuming.receive(into, max, heard).await.map_err(|detail| self.gone(detail))
+    }
+
+    async fn stop_receiving(&self) -> Result<()> {
+        self.consuming.stop().await.map_err(|broken| self.broken(broken))
     }
 
     fn acker(&self) -> Arc<dyn Acker> {
         self.consuming.acker()
     }
 
-    async fn lost(&self) -> Error {
+    async fn lost(&self, blocked: impl Fn(Option<&str>) + Send + Sync) -> Error {
         let heard = || self.silence.heard(&self.silence.publishing);
         let detail = tokio::select! {
-            detail = self.publishing.listen(heard) => detail,
+            detail = self.publishing.listen(heard, blocked) => detail,
             detail = self.beat() => detail,
         };
         self.gone(detail)

@@ -1,17 +1,19 @@
 //! The connection that publishes: all that is ready in one buffer and one write.
 
 use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use lapin::protocol::{AMQPClass, basic, channel, connection};
+use lapin::protocol::{AMQPClass, basic, channel, confirm, connection};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{Mutex, watch};
 
 use super::connect::Connection;
 use super::outlet::Outlet;
-use super::wire::{Broken, METHOD, Publish, Reader, method_frame, parse_method};
+use super::window::Window;
+use super::wire::{BODY, Broken, HEADER, METHOD, Publish, Reader, method_frame, parse_method};
 use crate::broker::topology::Plan;
-use crate::message::{Outgoing, Route};
+use crate::message::{MessageId, Outgoing, Properties, Route, message_id};
 
 const CHANNEL: u16 = 1;
 
@@ -20,9 +22,24 @@ pub struct Publishing {
     outlet: Mutex<Outlet>,
     /// By route.
     templates: [Publish; 3],
+    /// Exchange and routing key, by route, and what begins message ids: to know again what comes back.
+    targets: [(String, String); 3],
+    prefix: String,
     frame_max: usize,
     pub heartbeat: Option<Duration>,
+    /// The channel is in confirm mode.
+    confirms: bool,
+    flight: std::sync::Mutex<Flight>,
     state: watch::Sender<State>,
+}
+
+/// What the broker has been handed.
+#[derive(Default)]
+struct Flight {
+    /// Not confirmed; always empty without confirms.
+    window: Window,
+    /// Not routed, not taken, or handed over on a channel that has been closed: to be published again, in order.
+    back: VecDeque<Outgoing>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -32,8 +49,9 @@ struct State {
     channel: ChannelState,
     /// close-ok has come.
     closed: bool,
-    /// Messages that came back, and answers to basic.qos, so far.
+    /// Messages that came back, confirms, and answers to basic.qos, so far.
     returned: u64,
+    confirmed: u64,
     answered: u64,
 }
 
@@ -66,30 +84,47 @@ pub enum Offered {
     },
 }
 
+const ROUTES: [Route; 3] = [Route::Receive, Route::Status, Route::Message];
+
 impl Publishing {
     pub async fn new(mut connection: Connection, plan: &Plan) -> crate::error::Result<Publishing> {
         connection.open_channel(CHANNEL).await?;
+        let confirms = plan.is_reliable();
+        if confirms {
+            connection.call(CHANNEL, &select_confirms()).await?;
+        }
         let Connection { reader, outlet, frame_max, heartbeat, .. } = connection;
-        let templates = [Route::Receive, Route::Status, Route::Message].map(|route| {
-            let (exchange, key) = plan.target(route);
-            Publish::new(CHANNEL, exchange, key)
+        let templates = ROUTES.map(|route| {
+            // Only what is declared here can be declared again when it has gone.
+            let mandatory = plan.targets.iter().any(|queue| queue.route == route);
+            Publish::new(CHANNEL, plan.target(route), mandatory, &plan.unique)
         });
+        let owned = |(exchange, key): (&str, &str)| (exchange.to_owned(), key.to_owned());
         Ok(Publishing {
             reader: Mutex::new(reader),
             outlet: Mutex::new(outlet),
             templates,
+            targets: ROUTES.map(|route| owned(plan.target(route))),
+            prefix: plan.unique.clone(),
             frame_max,
             heartbeat,
+            confirms,
+            flight: std::sync::Mutex::default(),
             state: watch::Sender::default(),
         })
     }
 
+    fn flight(&self) -> std::sync::MutexGuard<'_, Flight> {
+        self.flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Writes the batch. Whenever this ends, finished or dropped, `batch` holds what has not begun to go out.
     pub async fn publish(&self, batch: &mut VecDeque<Outgoing>) -> Result<Published, Broken> {
-        if self.state.borrow().blocked.is_some() {
-            let mut state = self.state.subscribe();
-            let _ = state.wait_for(|state| state.blocked.is_none()).await;
-        }
+        let mut state = self.state.subscribe();
+        let clear = |state: &State| {
+            state.channel != ChannelState::Open || (state.blocked.is_none() && !self.flight().window.is_full())
+        };
+        let _ = state.wait_for(clear).await;
         let mut outlet = self.outlet.lock().await;
         if self.state.borrow().channel != ChannelState::Open {
             return Ok(Published::ChannelClosed);
@@ -100,10 +135,97 @@ impl Publishing {
         let unfit = before - batch.len();
         outlet.begin();
         for message in batch.iter() {
-            self.templates[message.route as usize].write(outlet.next_message(), message, CHANNEL, self.frame_max);
+            self.templates[message.route as usize].write(outlet.next_message(), message, self.frame_max);
         }
-        outlet.flush(|| drop(batch.pop_front())).await?;
+        let begun = || {
+            if let Some(message) = batch.pop_front()
+                && self.confirms
+            {
+                self.flight().window.push(message);
+            }
+        };
+        outlet.flush(begun).await?;
         Ok(Published::All { unfit })
+    }
+
+    /// What has come back, in order. Taken once nothing more of what was published can come back.
+    pub async fn take_back(&self) -> Result<VecDeque<Outgoing>, Broken> {
+        if self.confirms {
+            self.confirmed().await;
+        } else {
+            self.barrier().await?;
+        }
+        let mut back = std::mem::take(&mut self.flight().back);
+        back.make_contiguous().sort_by_key(|message| message.id.number);
+        Ok(back)
+    }
+
+    /// Gives back what could not be published after all.
+    pub fn put_back(&self, messages: &mut VecDeque<Outgoing>) {
+        let mut flight = self.flight();
+        while let Some(message) = messages.pop_back() {
+            flight.back.push_front(message);
+        }
+    }
+
+    /// What has not gone out yet comes after what has come back.
+    pub fn put_behind(&self, messages: &mut VecDeque<Outgoing>) {
+        let mut back = self.unsettled();
+        back.append(messages);
+        self.put_back(&mut back);
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.state.borrow().channel == ChannelState::Open
+    }
+
+    /// Lets go of what is not confirmed; answers how much that was.
+    pub fn drop_unconfirmed(&self) -> usize {
+        self.flight().window.take().count()
+    }
+
+    /// Something has come back, or lies on a closed channel.
+    pub fn wants_attention(&self) -> bool {
+        let flight = self.flight();
+        !flight.back.is_empty() || (!flight.window.is_empty() && !self.is_open())
+    }
+
+    /// Resolves when something has come back.
+    pub async fn returned(&self) {
+        let mut state = self.state.subscribe();
+        while !self.wants_attention() && state.changed().await.is_ok() {}
+    }
+
+    /// Resolves when all that was published is confirmed, has come back, or lies on a closed channel.
+    pub async fn confirmed(&self) {
+        let mut state = self.state.subscribe();
+        let settled = |state: &State| state.channel != ChannelState::Open || self.flight().window.is_empty();
+        let _ = state.wait_for(settled).await;
+    }
+
+    /// What has not arrived for certain, in order.
+    pub fn unsettled(&self) -> VecDeque<Outgoing> {
+        let mut flight = self.flight();
+        let mut left: Vec<Outgoing> = std::mem::take(&mut flight.back).into();
+        left.extend(flight.window.take().map(|mut message| {
+            message.id.again = true;
+            message
+        }));
+        // What came back may lie between what is not confirmed, and what came back and is not confirmed is here twice.
+        // Without confirms there are no numbers, and the order is that of coming back.
+        left.sort_by_key(|message| message.id.number);
+        left.dedup_by(|one, other| one.id.number != 0 && one.id.number == other.id.number);
+        left.into()
+    }
+
+    /// Resolves when everything that was published before has been looked at by the broker.
+    pub async fn barrier(&self) -> Result<(), Broken> {
+        let asked = self.state.borrow().answered;
+        let qos = basic::Qos { prefetch_count: 0, global: false };
+        self.write(&method_frame(CHANNEL, &AMQPClass::Basic(basic::AMQPMethod::Qos(qos)))).await?;
+        let mut state = self.state.subscribe();
+        let _ = state.wait_for(|state| state.answered > asked || state.channel != ChannelState::Open).await;
+        Ok(())
     }
 
     /// Publishes one message as mandatory. The answer to a method that follows it tells that nothing comes back any more.
@@ -116,7 +238,7 @@ impl Publishing {
             (state.returned, state.answered)
         };
         let mut frames = Vec::new();
-        self.templates[message.route as usize].write_mandatory(&mut frames, message, CHANNEL, self.frame_max);
+        self.templates[message.route as usize].write_mandatory(&mut frames, message, self.frame_max);
         let qos = basic::Qos { prefetch_count: 0, global: false };
         frames.extend_from_slice(&method_frame(CHANNEL, &AMQPClass::Basic(basic::AMQPMethod::Qos(qos))));
         self.write(&frames).await?;
@@ -129,18 +251,31 @@ impl Publishing {
         })
     }
 
-    /// Opens the channel again; `listen` must be running, since it sees the answer.
+    /// Whether the channel was closed for an exchange that has gone, and not for something that a message said.
+    pub fn wants_exchange(&self) -> bool {
+        self.state.borrow().channel == ChannelState::Closed { code: 404 }
+    }
+
+    /// Opens the channel again; `listen` must be running, since it sees the answer. What was not confirmed has come back.
     pub async fn reopen(&self) -> Result<(), Broken> {
+        let mut back = self.unsettled();
+        self.put_back(&mut back);
         self.state.send_modify(|state| state.channel = ChannelState::Opening);
-        self.write(&method_frame(CHANNEL, &AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {})))).await?;
+        let open = AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {}));
+        let mut frames = method_frame(CHANNEL, &open);
+        if self.confirms {
+            frames.extend_from_slice(&method_frame(CHANNEL, &select_confirms()));
+        }
+        self.write(&frames).await?;
         let mut state = self.state.subscribe();
         let _ = state.wait_for(|state| state.channel != ChannelState::Opening).await;
         Ok(())
     }
 
     /// Reads what the broker says on this connection until it ends; returns why.
-    pub async fn listen(&self, heard: impl Fn()) -> String {
+    pub async fn listen(&self, heard: impl Fn(), told: impl Fn(Option<&str>)) -> String {
         let mut reader = self.reader.lock().await;
+        let mut returning = Returning::default();
         loop {
             let frame = match reader.take_frame() {
                 Ok(Some(frame)) => frame,
@@ -153,7 +288,17 @@ impl Publishing {
                 },
                 Err(broken) => return broken.to_string(),
             };
-            let (METHOD, _, payload) = frame else { continue };
+            let payload = match frame {
+                (METHOD, _, payload) => payload,
+                (HEADER | BODY, _, payload) => {
+                    if let Some(message) = returning.content(frame.0, &payload, self) {
+                        self.flight().back.push_back(message);
+                        self.state.send_modify(|state| state.returned += 1);
+                    }
+                    continue;
+                }
+                _ => continue,
+            };
             let class = match parse_method(&payload) {
                 Ok(class) => class,
                 Err(broken) => return broken.to_string(),
@@ -168,9 +313,11 @@ impl Publishing {
                     self.state.send_modify(|state| state.closed = true);
                 }
                 AMQPClass::Connection(connection::AMQPMethod::Blocked(blocked)) => {
+                    told(Some(blocked.reason.as_str()));
                     self.state.send_modify(|state| state.blocked = Some(blocked.reason.to_string()));
                 }
                 AMQPClass::Connection(connection::AMQPMethod::Unblocked(_)) => {
+                    told(None);
                     self.state.send_modify(|state| state.blocked = None);
                 }
                 AMQPClass::Channel(channel::AMQPMethod::Close(close)) => {
@@ -181,8 +328,19 @@ impl Publishing {
                         return broken.to_string();
                     }
                 }
-                AMQPClass::Basic(basic::AMQPMethod::Return(_)) => {
-                    self.state.send_modify(|state| state.returned += 1);
+                AMQPClass::Basic(basic::AMQPMethod::Return(method)) => {
+                    returning = Returning::of(method.exchange.as_str(), method.routing_key.as_str(), self);
+                }
+                AMQPClass::Basic(basic::AMQPMethod::Ack(ack)) => {
+                    self.flight().window.settle(ack.delivery_tag, ack.multiple, drop);
+                    self.state.send_modify(|state| state.confirmed += 1);
+                }
+                AMQPClass::Basic(basic::AMQPMethod::Nack(nack)) => {
+                    let mut flight = self.flight();
+                    let Flight { window, back } = &mut *flight;
+                    window.settle(nack.delivery_tag, nack.multiple, |message| back.push_back(message));
+                    drop(flight);
+                    self.state.send_modify(|state| state.confirmed += 1);
                 }
                 AMQPClass::Basic(basic::AMQPMethod::QosOk(_)) => {
                     self.state.send_modify(|state| state.answered += 1);
@@ -212,7 +370,46 @@ impl Publishing {
         let mut state = self.state.subscribe();
         tokio::select! {
             _ = state.wait_for(|state| state.closed) => (),
-            _ = self.listen(|| ()) => (),
+            _ = self.listen(|| (), |_| ()) => (),
         }
+    }
+}
+
+fn select_confirms() -> AMQPClass {
+    AMQPClass::Confirm(confirm::AMQPMethod::Select(confirm::Select { nowait: false }))
+}
+
+/// A message that is coming back, frame by frame (basic.return and its content).
+#[derive(Default)]
+struct Returning {
+    route: Option<Route>,
+    properties: Option<(Arc<Properties>, MessageId)>,
+    size: usize,
+    body: Vec<u8>,
+}
+
+impl Returning {
+    fn of(exchange: &str, key: &str, publishing: &Publishing) -> Self {
+        let ours = |route: &Route| publishing.targets[*route as usize] == (exchange.to_owned(), key.to_owned());
+        Returning { route: ROUTES.into_iter().find(ours), ..Returning::default() }
+    }
+
+    /// Takes a frame of the content; gives the message when that was the last one.
+    fn content(&mut self, kind: u8, payload: &[u8], publishing: &Publishing) -> Option<Outgoing> {
+        if kind == HEADER {
+            let (fixed, properties) = payload.split_at_checked(12)?;
+            self.size = usize::try_from(u64::from_be_bytes(fixed[4..].try_into().ok()?)).ok()?;
+            let id = message_id(properties);
+            let id = MessageId::parse(id, &publishing.prefix).unwrap_or_default();
+            self.properties = Some((Arc::new(Properties::of_message(properties)), id));
+        } else {
+            self.body.extend_from_slice(payload);
+        }
+        if self.body.len() < self.size {
+            return None;
+        }
+        let Returning { route, properties, body, .. } = std::mem::take(self);
+        let (properties, id) = properties?;
+        Some(Outgoing { route: route?, properties, body: body.into(), id })
     }
 }

@@ -7,13 +7,15 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use crate::message::{Delivery, Envelope, Outgoing, Route};
 
 pub const METHOD: u8 = 1;
-const HEADER: u8 = 2;
-const BODY: u8 = 3;
+pub const HEADER: u8 = 2;
+pub const BODY: u8 = 3;
 const HEARTBEAT: u8 = 8;
 const END: u8 = 0xce;
 /// Type, channel and size before the payload, the end octet behind it.
 const FRAME_HEAD: usize = 7;
 const FRAME_EXTRA: usize = 8;
+/// What a message id and its mark may add to properties.
+const MESSAGE_ID_ROOM: usize = 80;
 
 /// Room that is kept for reading; one read brings no more than that.
 const READ_ROOM: usize = 64 * 1024;
@@ -118,7 +120,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     /// The delivery that the buffer begins with, once all its frames are there. `route` names the consumer by its channel.
-    pub fn take_delivery(&mut self, route: impl Fn(u16) -> Option<Route>) -> Result<Option<Delivery>, Broken> {
+    pub fn take_delivery(
+        &mut self,
+        session: u32,
+        route: impl Fn(u16) -> Option<Route>,
+    ) -> Result<Option<Delivery>, Broken> {
         if self.buffer.len() < self.wanted {
             return Ok(None);
         }
@@ -162,7 +168,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let properties = header.start + 12 - (tag_at + 9);
         let route = route(method.channel).ok_or_else(malformed)?;
         let envelope = Envelope::Encoded { bytes: envelope, properties };
-        Ok(Some(Delivery { route, redelivered, tag, envelope, body }))
+        Ok(Some(Delivery { route, redelivered, repeated: false, tag, session, envelope, body }))
     }
 }
 
@@ -201,15 +207,24 @@ pub fn method_frame(channel: u16, class: &AMQPClass) -> Vec<u8> {
 
 pub const HEARTBEAT_FRAME: [u8; 8] = [HEARTBEAT, 0, 0, 0, 0, 0, 0, END];
 
-/// Everything up to `tag` on the channel.
-pub fn ack_frame(channel: u16, tag: u64) -> [u8; 21] {
+/// basic.ack of a delivery, or of all up to it.
+pub fn ack_frame(channel: u16, tag: u64, multiple: bool) -> [u8; 21] {
+    settling_frame(channel, 80, tag, multiple.into())
+}
+
+/// basic.nack of a delivery: back to its queue, or out of it.
+pub fn nack_frame(channel: u16, tag: u64, requeue: bool) -> [u8; 21] {
+    settling_frame(channel, 120, tag, if requeue { 2 } else { 0 })
+}
+
+fn settling_frame(channel: u16, method: u8, tag: u64, bits: u8) -> [u8; 21] {
     let mut frame = [0; 21];
     frame[0] = METHOD;
     frame[1..3].copy_from_slice(&channel.to_be_bytes());
     frame[6] = 13;
-    frame[7..11].copy_from_slice(&[0, 60, 0, 80]);
+    frame[7..11].copy_from_slice(&[0, 60, 0, method]);
     frame[11..19].copy_from_slice(&tag.to_be_bytes());
-    frame[19] = 1;
+    frame[19] = bits;
     frame[20] = END;
     frame
 }
@@ -217,10 +232,14 @@ pub fn ack_frame(channel: u16, tag: u64) -> [u8; 21] {
 /// basic.publish to one exchange with one routing key: the method frame, made once, and the start of the content header.
 pub struct Publish {
     frames: Box<[u8]>,
+    channel: u16,
+    /// Begins the ids of messages that have one.
+    prefix: Box<str>,
 }
 
 impl Publish {
-    pub fn new(channel: u16, exchange: &str, routing_key: &str) -> Self {
+    /// A `mandatory` message comes back when there is no queue for it (basic.return).
+    pub fn new(channel: u16, (exchange, routing_key): (&str, &str), mandatory: bool, prefix: &str) -> Self {
         let mut frames = vec![METHOD];
         frames.extend_from_slice(&channel.to_be_bytes());
         let size = 9 + exchange.len() + routing_key.len();
@@ -230,26 +249,28 @@ impl Publish {
             frames.push(name.len() as u8);
             frames.extend_from_slice(name.as_bytes());
         }
-        frames.extend_from_slice(&[0, END, HEADER]);
+        frames.extend_from_slice(&[u8::from(mandatory), END, HEADER]);
         frames.extend_from_slice(&channel.to_be_bytes());
         debug_assert_eq!(frames[frames.len() - 4], END);
-        Publish { frames: frames.into() }
+        Publish { frames: frames.into(), channel, prefix: prefix.into() }
     }
 
     /// Appends all the frames of a message.
-    pub fn write(&self, out: &mut Vec<u8>, message: &Outgoing, channel: u16, frame_max: usize) {
-        let properties = message.properties.encoded();
+    pub fn write(&self, out: &mut Vec<u8>, message: &Outgoing, frame_max: usize) {
+        let properties = &message.properties;
         let body = &message.body;
-        out.reserve(self.frames.len() + properties.len() + body.len() + 40);
+        out.reserve(self.frames.len() + properties.encoded().len() + body.len() + 96);
         out.extend_from_slice(&self.frames);
-        out.extend_from_slice(&(12 + properties.len() as u32).to_be_bytes());
-        out.extend_from_slice(&[0, 60, 0, 0]);
+        let size_at = out.len();
+        out.extend_from_slice(&[0, 0, 0, 0, 0, 60, 0, 0]);
         out.extend_from_slice(&(body.len() as u64).to_be_bytes());
-        out.extend_from_slice(properties);
+        properties.write(out, &self.prefix, message.id);
+        let size = (out.len() - size_at - 4) as u32;
+        out[size_at..size_at + 4].copy_from_slice(&size.to_be_bytes());
         out.push(END);
         for part in body.chunks(frame_max - FRAME_EXTRA) {
             out.push(BODY);
-            out.extend_from_slice(&channel.to_be_bytes());
+            out.extend_from_slice(&self.channel.to_be_bytes());
             out.extend_from_slice(&(part.len() as u32).to_be_bytes());
             out.extend_from_slice(part);
             out.push(END);
@@ -257,15 +278,15 @@ impl Publish {
     }
 
     /// The same with the mandatory bit: without a queue for it, the message comes back (basic.return).
-    pub fn write_mandatory(&self, out: &mut Vec<u8>, message: &Outgoing, channel: u16, frame_max: usize) {
+    pub fn write_mandatory(&self, out: &mut Vec<u8>, message: &Outgoing, frame_max: usize) {
         let start = out.len();
-        self.write(out, message, channel, frame_max);
+        self.write(out, message, frame_max);
         // The last octet of the method's arguments holds its bits; the end octet and the next frame's head follow.
         out[start + self.frames.len() - 5] = 1;
     }
 
     /// Whether a content header with these properties fits into one frame, as it must.
     pub fn fits(message: &Outgoing, frame_max: usize) -> bool {
-        message.properties.encoded().len() + 12 + FRAME_EXTRA <= frame_max
+        message.properties.encoded().len() + MESSAGE_ID_ROOM + 12 + FRAME_EXTRA <= frame_max
     }
 }
