@@ -109,6 +109,9 @@ pub struct SocketSettings {
     pub max_received_frame_size: usize,
     /// Bytes of one message; more closes with 1009.
     pub max_received_message_size: usize,
+    /// Whether messages of more than `fragmentation_threshold` bytes go out as fragments of that size.
+    pub fragment_outgoing_messages: bool,
+    pub fragmentation_threshold: usize,
     pub keepalive: bool,
     /// ms without data from the browser until a ping goes out.
     pub keepalive_interval: u64,
@@ -123,6 +126,36 @@ pub struct SocketSettings {
     pub binary: bool,
     /// Bytes that may wait for one browser.
     pub max_backpressure: usize,
+    /// How fast messages may come; no limit where there is none.
+    pub message_rate: Option<MessageRate>,
     /// Which connections a message is for, where that is declared; otherwise JavaScript is asked.
     pub message_key: Option<KeyTemplate>,
+}
+
+impl SocketSettings {
+    /// Bytes of payload that a frame to a browser has at most.
+    pub fn fragment(&self) -> usize {
+        if self.fragment_outgoing_messages { self.fragmentation_threshold } else { usize::MAX }
+    }
+}
+
+/// At least one of `messages` and `bytes` is there.
+#[derive(Clone, Debug, Deserialize)]
+pub struct MessageRate {
+    /// A second.
+    pub messages: Option<f64>,
+    /// A second.
+    pub bytes: Option<f64>,
+    /// Seconds: what the rate gives in them may come at once.
+    pub burst: f64,
+    pub policy: RatePolicy,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum RatePolicy {
+    /// The socket is not read until the next message may come.
+    Slow,
+    /// Whoever is faster is closed with 1008.
+    Close,
 }

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
@@ -32,8 +31,6 @@ const MOMENT: Duration = Duration::from_millis(20);
 /// The answer to a connection that found no room for its status: the broker is away, and its buffer is full.
 const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\
     X-WebSocket-Reject-Reason: no room while the broker is away\r\nRetry-After: 5\r\n\r\n";
-/// Payloads below this are copied out of the read buffer, which a waiting message would otherwise keep whole.
-const COPY_BELOW: usize = 2048;
 
 #[derive(Clone)]
 pub struct Gateway {
@@ -289,8 +286,7 @@ impl Sink for Publisher<'_> {
         };
         counters.received.fetch_add(1, Ordering::Relaxed);
         counters.received_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        let body = if bytes.len() < COPY_BELOW { Bytes::copy_from_slice(&bytes) } else { bytes };
-        self.waiting = Some(Outgoing::new(Route::Receive, properties, body));
+        self.waiting = Some(Outgoing::new(Route::Receive, properties, bytes));
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -357,7 +353,7 @@ async fn send<'k>(shared: &Shared, delivery: &Delivery, keys: impl Iterator<Item
     let mut full: Vec<(Arc<Handle>, Frame)> = Vec::new();
     let found = shared.hub.with(keys, |peer| {
         // Made for the first connection that is here and shared by all; a gateway that has none of them makes none.
-        let frame: &Frame = frame.get_or_insert_with(|| Frame::new(&delivery.content()));
+        let frame: &Frame = frame.get_or_insert_with(|| Frame::new(&delivery.content(), shared.socket.fragment()));
         match peer.send(frame.clone()) {
             Ok(()) => counters.count_sent(frame),
             Err(Refused::Full(frame)) => full.push((peer.clone(), frame)),

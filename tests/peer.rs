@@ -60,6 +60,10 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+fn text_frame(text: &str) -> Frame {
+    Frame::new(&Content::Text(text.to_owned().into()), usize::MAX)
+}
+
 async fn ended(setting: Setting) -> (u16, String) {
     let ended = within(setting.peer).await.unwrap();
     (ended.code, ended.description)
@@ -128,10 +132,10 @@ async fn a_close_is_answered_and_told() {
 async fn what_waits_goes_out_before_our_close() {
     let mut setting = start(socket(), b"", true);
     for number in 0..100 {
-        setting.handle.send(Frame::new(&Content::Text(format!("{number}").into()))).unwrap();
+        setting.handle.send(text_frame(&format!("{number}"))).unwrap();
     }
     setting.handle.close(GOING_AWAY);
-    assert!(setting.handle.send(Frame::new(&Content::Text("too late".into()))).is_err());
+    assert!(setting.handle.send(text_frame("too late")).is_err());
     let mut browser = Browser::over(setting.browser.take().unwrap()).await;
     for number in 0..100 {
         assert_eq!(browser.next().await, Message::Text(format!("{number}").into()));
@@ -181,7 +185,7 @@ async fn a_browser_that_does_not_read_is_cut_off_and_costs_no_more_than_its_limi
     let setting = start(settings, b"", true);
     let block = bytes::Bytes::from(vec![b'x'; 16 * 1024]);
     let mut sent = 0;
-    while setting.handle.send(Frame::new(&Content::Text(block.clone()))).is_ok() {
+    while setting.handle.send(Frame::new(&Content::Text(block.clone()), usize::MAX)).is_ok() {
         sent += 1;
         assert!(sent < 100, "nothing held the sender back");
         tokio::task::yield_now().await;
@@ -199,7 +203,7 @@ async fn a_sink_without_room_holds_the_socket_back_while_frames_still_go_out() {
             into.write_all(&frame(0x81, &[b'x'; 100])).await.unwrap();
         }
     });
-    setting.handle.send(Frame::new(&Content::Text("still here".into()))).unwrap();
+    setting.handle.send(text_frame("still here")).unwrap();
     let mut bytes = [0; 17];
     within(from.read_exact(&mut bytes)).await.unwrap();
     assert_eq!(&bytes[7..], b"still here");

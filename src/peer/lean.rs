@@ -4,7 +4,7 @@
 //! size; only what a read brought and nobody has taken yet is kept. Writes go straight to the socket; only what the socket
 //! did not take is kept.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -16,19 +16,79 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const SHARED: usize = 64 * 1024;
 
 thread_local! {
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SHARED].into());
+    /// Empty while somebody has it.
+    static SCRATCH: Cell<Vec<u8>> = Cell::new(vec![0; SHARED]);
     static GATHER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(SHARED));
 }
 
 pub struct Lean<S> {
     stream: S,
-    unread: Bytes,
+    unread: Chunk,
     unsent: Bytes,
 }
 
+/// What has come, to be worked on in place; goes back with `put_back`.
+#[derive(Default)]
+pub struct Chunk {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Chunk {
+    fn new(buffer: Vec<u8>) -> Chunk {
+        Chunk { start: 0, end: buffer.len(), buffer }
+    }
+
+    pub fn bytes(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.start..self.end]
+    }
+
+    /// All but the last `rest` bytes have been taken.
+    pub fn keep(&mut self, rest: usize) {
+        self.start = self.end - rest.min(self.end - self.start);
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Lean<S> {
-    pub fn new(stream: S) -> Self {
-        Lean { stream, unread: Bytes::new(), unsent: Bytes::new() }
+    /// `unread` has come before.
+    pub fn new(stream: S, unread: Vec<u8>) -> Self {
+        Lean { stream, unread: Chunk::new(unread), unsent: Bytes::new() }
+    }
+
+    /// What is there to be read; None at its end.
+    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
+        if self.unread.start < self.unread.end {
+            return Poll::Ready(Ok(Some(std::mem::take(&mut self.unread))));
+        }
+        let mut buffer = SCRATCH.take();
+        if buffer.is_empty() {
+            buffer = vec![0; SHARED];
+        }
+        let mut into = ReadBuf::new(&mut buffer);
+        let read = Pin::new(&mut self.stream).poll_read(cx, &mut into);
+        let end = into.filled().len();
+        if end == 0 {
+            SCRATCH.set(buffer);
+            return read.map_ok(|()| None);
+        }
+        Poll::Ready(Ok(Some(Chunk { buffer, start: 0, end })))
+    }
+
+    /// What has not been taken of a chunk comes again.
+    pub fn put_back(&mut self, mut chunk: Chunk) {
+        let rest = chunk.start < chunk.end;
+        if chunk.buffer.len() == SHARED {
+            self.unread = if rest { Chunk::new(chunk.bytes().to_vec()) } else { Chunk::default() };
+            SCRATCH.set(chunk.buffer);
+        } else if rest {
+            self.unread = chunk;
+        }
+    }
+
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_unsent(cx))?;
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
     /// Writes all that `next` gives, as many pieces in one write as fit together. Ready when `next` has no more and all of
@@ -37,6 +97,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lean<S> {
         loop {
             ready!(self.poll_unsent(cx))?;
             let Some(first) = next() else { return Pin::new(&mut self.stream).poll_flush(cx) };
+            if first.len() >= SHARED / 2 {
+                // Worth a write of its own, without a copy.
+                ready!(self.poll_write_out(cx, first))?;
+                continue;
+            }
             let Some(second) = next() else {
                 ready!(self.poll_write_out(cx, first))?;
                 return Pin::new(&mut self.stream).poll_flush(cx);
@@ -91,59 +156,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lean<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Lean<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if !this.unread.is_empty() {
-            let count = this.unread.len().min(into.remaining());
-            into.put_slice(&this.unread.split_to(count));
-            if this.unread.is_empty() {
-                this.unread = Bytes::new();
-            }
-            return Poll::Ready(Ok(()));
-        }
-        SCRATCH.with_borrow_mut(|scratch| {
-            let mut read = ReadBuf::new(scratch);
-            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut read))?;
-            let (now, later) = read.filled().split_at(read.filled().len().min(into.remaining()));
-            into.put_slice(now);
-            if !later.is_empty() {
-                this.unread = Bytes::copy_from_slice(later);
-            }
-            Poll::Ready(Ok(()))
-        })
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lean<S> {
-    /// Takes all of `bytes` or nothing, so that what comes from elsewhere never gets in between.
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_unsent(cx))?;
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
-        if written == 0 {
-            return Poll::Ready(Ok(0));
-        }
-        self.unsent = Bytes::copy_from_slice(&bytes[written..]);
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_unsent(cx))?;
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_unsent(cx))?;
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
     use std::future::poll_fn;
 
-    use tokio::io::{AsyncReadExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
 
@@ -155,7 +173,7 @@ mod tests {
             let mut pieces: VecDeque<Bytes> = sizes.iter().enumerate().map(piece).collect();
             let expected: Vec<u8> = pieces.iter().flatten().copied().collect();
             let sending = tokio::spawn(async move {
-                let mut lean = Lean::new(ours);
+                let mut lean = Lean::new(ours, Vec::new());
                 poll_fn(|cx| lean.poll_send(cx, || pieces.pop_front())).await.unwrap();
             });
             let mut got = Vec::new();
@@ -166,22 +184,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn small_reads_get_everything_that_a_large_one_brought() {
-        use tokio::io::AsyncWriteExt;
+    async fn what_is_not_taken_comes_again() {
         let (ours, mut theirs) = duplex(100_000);
-        let bytes: Vec<u8> = (0..50_000_u32).map(|number| number as u8).collect();
-        theirs.write_all(&bytes).await.unwrap();
+        let bytes: Vec<u8> = (0..80_000_u32).map(|number| number as u8).collect();
+        theirs.write_all(&bytes[10_000..]).await.unwrap();
         drop(theirs);
-        let mut lean = Lean::new(ours);
+        let mut lean = Lean::new(ours, bytes[..10_000].to_vec());
         let mut got = Vec::new();
-        let mut part = [0; 77];
-        loop {
-            match lean.read(&mut part).await.unwrap() {
-                0 => break,
-                count => got.extend_from_slice(&part[..count]),
-            }
+        while let Some(mut chunk) = poll_fn(|cx| lean.poll_chunk(cx)).await.unwrap() {
+            let now = chunk.bytes().len().min(777);
+            got.extend_from_slice(&chunk.bytes()[..now]);
+            let rest = chunk.bytes().len() - now;
+            chunk.keep(rest);
+            lean.put_back(chunk);
         }
         assert!(got == bytes);
-        assert!(lean.unread.is_empty());
+        assert_eq!(lean.unread.buffer.capacity(), 0);
     }
 }

@@ -1,12 +1,15 @@
 //! One WebSocket connection (RFC 6455), generic over its stream.
 //!
-//! tungstenite reads and keeps to the protocol; data frames are encoded here once, for one connection or for many, and all
-//! that waits goes out in one write. A peer is one task that polls both directions: a browser that does not read is still read from, and one whose messages
-//! find no room is still written to. No timer is touched per message.
+//! `inbound` says what comes, `frame` encodes what goes, once for one connection or for many, and all that waits goes out in
+//! one write. A peer is one task that polls both directions: a browser that does not read is still read from, and one whose
+//! messages find no room is still written to. No timer is touched per message.
 
+mod ended;
 mod frame;
 mod handle;
+mod inbound;
 mod lean;
+mod rate;
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -14,72 +17,32 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::error::{Error as WsError, ProtocolError};
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
-use crate::config::SocketSettings;
+use crate::config::{RatePolicy, SocketSettings};
 use crate::message::Content;
+pub use ended::Ended;
 pub use frame::Frame;
 pub use handle::{GOING_AWAY, Handle, Order, REPLACED};
-use lean::Lean;
+use inbound::{Event, Inbound};
+use lean::{Chunk, Lean};
+use rate::Allowance;
 
-/// tungstenite's own buffer, which every connection holds; what one read brings is bounded elsewhere.
-const READ_BUFFER: usize = 256;
-/// Answers to pings that may wait for a browser that does not read; later ones replace each other.
-const CONTROL_BUFFER: usize = 4 * 1024;
-/// Messages taken from one socket before others get their turn.
-const READ_BUDGET: usize = 64;
+/// Reads, and messages, taken from one socket before others get their turn.
+const READ_BUDGET: usize = 4;
+const MESSAGE_BUDGET: usize = 256;
+/// Bytes of answers to pings that may wait for a browser that does not read; then the latest one replaces them.
+const PONG_BUFFER: usize = 4 * 1024;
+/// What browsers say last is often followed at once by their close, or by what breaks the protocol: the answers to it get
+/// this long to go out before ours. Without a message in that time nothing is waited for.
+const LAST_WORDS: Duration = Duration::from_millis(250);
 /// Bytes read and thrown away after a close, so that what was in flight does not turn our close frame into a reset.
 const LINGER_BYTES: usize = 1024 * 1024;
-
-/// Why a connection ended: what status 0 says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
-    pub code: u16,
-    pub description: String,
-}
-
-impl Ended {
-    fn new(code: u16, description: impl Into<String>) -> Ended {
-        Ended { code, description: description.into() }
-    }
-
-    /// An empty reason is told in the words of the code.
-    fn described(code: u16, reason: &str) -> Ended {
-        Ended::new(code, if reason.is_empty() { meaning(code) } else { reason })
-    }
-
-    fn dropped() -> Ended {
-        Ended::new(1006, "Connection dropped by remote peer.")
-    }
-}
-
-/// The texts that WebSocket-Node gives the codes of RFC 6455, section 7.4.1.
-fn meaning(code: u16) -> &'static str {
-    match code {
-        1000 => "Normal connection closure",
-        1001 => "Remote peer is going away",
-        1002 => "Protocol error",
-        1003 => "Unprocessable input",
-        1004 => "Reserved",
-        1005 => "Reason not provided",
-        1006 => "Abnormal closure, no further detail available",
-        1007 => "Invalid data received",
-        1008 => "Policy violation",
-        1009 => "Message too big",
-        1010 => "Extension requested by client is required",
-        1011 => "Internal Server Error",
-        1015 => "TLS Handshake Failed",
-        _ => "",
-    }
-}
+/// Keepalive that never comes.
+const NEVER: Duration = Duration::from_secs(24 * 3600);
+/// The messages come faster than `messageRate`.
+const TOO_FAST: Order = Order { code: 1008, reason: "More messages than messageRate allows" };
 
 /// Where a connection's messages go.
 pub trait Sink: Send {
@@ -90,29 +53,67 @@ pub trait Sink: Send {
 }
 
 pub struct Peer<S> {
-    ws: WebSocketStream<Lean<S>>,
+    stream: Lean<S>,
+    inbound: Inbound,
+    /// Control frames to go out before any data.
+    control: Vec<u8>,
+    /// The message whose fragments go out.
+    outgoing: Option<Frame>,
     handle: Arc<Handle>,
     settings: Arc<SocketSettings>,
     phase: Phase,
-    unflushed: bool,
-    /// A close frame that has still to be written.
-    owed: Option<Order>,
     /// The socket is not read for want of room: silence says nothing about the browser.
     held: bool,
+    /// Where `messageRate` is set.
+    allowance: Option<Box<Allowance>>,
+    /// When `messageRate` lets the socket be read again.
+    resume: Option<Instant>,
     heard: Instant,
+    /// The last message.
+    taken: Option<Instant>,
     pinged: Option<Instant>,
     timer: Pin<Box<Sleep>>,
 }
 
 enum Phase {
     Open,
+    /// Theirs has come, or what breaks the protocol, behind messages: their answers go out until then, and our frame after.
+    Parting(Box<Farewell>, Instant),
     /// Our close frame goes out; theirs has to come by then.
     Closing(Order, Instant),
-    /// Theirs came; our answer has to be out by then.
+    /// Our last frame has to be out by then.
     Answering(Ended, Instant),
-    /// The peer broke the protocol: what to say in `linger`.
-    Failed(CloseCode, String),
+    /// The close handshake is complete.
+    Over,
+    /// There is nobody to say anything to.
     Gone,
+}
+
+/// The end that the other side brought about.
+struct Farewell {
+    ended: Ended,
+    /// Our close frame.
+    answer: Vec<u8>,
+}
+
+impl Farewell {
+    /// A close frame is answered with the same code and reason.
+    fn answer(frame: Option<(u16, String)>) -> Farewell {
+        let mut answer = Vec::new();
+        match &frame {
+            Some((code, reason)) => frame::write_close(&mut answer, *code, reason),
+            None => frame::write_control(&mut answer, frame::CLOSE, b""),
+        }
+        Farewell { ended: Ended::closed(frame.as_ref()), answer }
+    }
+}
+
+impl From<Order> for Farewell {
+    fn from(order: Order) -> Farewell {
+        let mut answer = Vec::new();
+        frame::write_order(&mut answer, order);
+        Farewell { ended: order.into(), answer }
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
@@ -133,24 +134,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
         if !matches!(timeout(patience, answer).await, Ok(Ok(()))) {
             return None;
         }
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(0)
-            .max_write_buffer_size(CONTROL_BUFFER)
-            .max_frame_size(Some(settings.max_received_frame_size))
-            .max_message_size(Some(settings.max_received_message_size));
-        let ws = WebSocketStream::from_partially_read(Lean::new(stream), early, Role::Server, Some(config)).await;
         let now = Instant::now();
         let first = now + Duration::from_millis(settings.keepalive_interval);
         Some(Peer {
-            ws,
+            stream: Lean::new(stream, early),
+            inbound: Inbound::new(settings.max_received_frame_size, settings.max_received_message_size),
+            control: Vec::new(),
+            outgoing: None,
             handle,
+            allowance: settings.message_rate.as_ref().map(|rate| Box::new(Allowance::new(rate, now))),
             settings,
             phase: Phase::Open,
-            unflushed: false,
-            owed: None,
             held: false,
+            resume: None,
             heard: now,
+            taken: None,
             pinged: None,
             timer: Box::pin(sleep_until(first)),
         })
@@ -164,25 +162,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
         (ended, self.handle.outbox.clear())
     }
 
-    /// Ends the connection in good order: our close frame where one is owed, FIN, and a while for the other side's FIN.
+    /// Ends the connection in good order: what is still to be said, FIN, and a while for the other side's FIN.
     pub async fn linger(mut self) {
+        if matches!(self.phase, Phase::Gone) {
+            return;
+        }
         let patience = Duration::from_millis(self.settings.close_timeout);
+        let Peer { stream, control, .. } = &mut self;
+        let mut last = (!control.is_empty()).then(|| std::mem::take(control).into());
         let _ = timeout(patience, async {
-            if let Phase::Failed(code, reason) = &self.phase {
-                let frame = CloseFrame { code: *code, reason: short(reason).into() };
-                self.ws.send(Message::Close(Some(frame))).await.ok()?;
-            } else if matches!(self.phase, Phase::Gone) {
-                return None;
-            }
-            let stream = self.ws.get_mut();
-            stream.shutdown().await.ok()?;
-            let mut scratch = vec![0; 1024];
+            poll_fn(|cx| stream.poll_send(cx, || last.take())).await.ok()?;
+            poll_fn(|cx| stream.poll_shutdown(cx)).await.ok()?;
             let mut seen = 0;
             while seen < LINGER_BYTES {
-                match stream.read(&mut scratch).await {
-                    Ok(0) | Err(_) => break,
-                    Ok(count) => seen += count,
-                }
+                let mut chunk = poll_fn(|cx| stream.poll_chunk(cx)).await.ok()??;
+                seen += chunk.bytes().len();
+                chunk.keep(0);
+                stream.put_back(chunk);
             }
             Some(())
         })
@@ -190,110 +186,197 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, sink: &mut impl Sink) -> Poll<Ended> {
-        if let Err(ended) = self.poll_read(cx, sink) {
-            return Poll::Ready(ended);
+        match self.poll_read(cx, sink).and_then(|()| self.poll_write(cx)) {
+            Ok(()) => self.poll_timer(cx),
+            Err(ended) => Poll::Ready(ended),
         }
-        if let Err(ended) = self.poll_write(cx) {
-            return Poll::Ready(ended);
-        }
-        self.poll_timer(cx)
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, sink: &mut impl Sink) -> Result<(), Ended> {
-        let mut heard = false;
+        let mut budget = MESSAGE_BUDGET;
         for _ in 0..READ_BUDGET {
-            self.held = sink.poll_ready(cx).is_pending();
-            if self.held {
+            if budget == 0 {
+                break;
+            }
+            if !matches!(self.phase, Phase::Open | Phase::Closing(..)) || self.poll_held(cx, sink) {
                 return Ok(());
             }
-            let message = match self.ws.poll_next_unpin(cx) {
+            let mut chunk = match self.stream.poll_chunk(cx) {
                 Poll::Pending => return Ok(()),
-                Poll::Ready(Some(Ok(message))) => message,
-                Poll::Ready(Some(Err(error))) => return Err(self.fail(error)),
-                Poll::Ready(None) => return Err(self.finished()),
+                Poll::Ready(Ok(Some(chunk))) => chunk,
+                Poll::Ready(Ok(None) | Err(_)) => return Err(self.lost()),
             };
-            if !heard {
-                heard = true;
-                self.heard = Instant::now();
-                self.pinged = None;
-            }
-            match message {
-                Message::Text(text) => sink.take(Content::Text(text.into())),
-                Message::Binary(bytes) => sink.take(Content::Binary(bytes)),
-                // tungstenite has queued the pong and sends it at the next read.
-                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => (),
-                Message::Close(frame) => {
-                    let ended = frame.map_or_else(
-                        || Ended::described(1005, ""),
-                        |frame| Ended::described(frame.code.into(), &frame.reason),
-                    );
-                    // Their answer to our close says nothing new.
-                    if matches!(self.phase, Phase::Open) {
-                        self.phase = Phase::Answering(ended, self.close_deadline());
-                    }
-                }
+            self.heard = Instant::now();
+            self.pinged = None;
+            let farewell = self.read(cx, sink, &mut chunk, &mut budget);
+            self.stream.put_back(chunk);
+            match farewell {
+                None => (),
+                Some(farewell) if matches!(self.phase, Phase::Open) => self.part(farewell),
+                // Their answer to our close, or nonsense in its place, says nothing new.
+                Some(_) => return Err(self.over()),
             }
         }
         cx.waker().wake_by_ref();
         Ok(())
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
-        while matches!(self.phase, Phase::Open) {
-            let outbox = &self.handle.outbox;
-            match self.ws.get_mut().poll_send(cx, || outbox.try_pop().map(|frame| frame.bytes)) {
-                Poll::Pending => {
-                    // Whoever does not read must not keep an order to close from being carried out.
-                    if let Poll::Ready(order) = self.handle.poll_order(cx) {
-                        self.close(order);
+    /// Takes what is in `chunk` as far as there is room for it, up to the end of the connection.
+    fn read(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut impl Sink,
+        chunk: &mut Chunk,
+        budget: &mut usize,
+    ) -> Option<Farewell> {
+        let mut input = chunk.bytes();
+        let farewell = loop {
+            match self.inbound.next(&mut input) {
+                Ok(None) => break None,
+                Ok(Some(Event::Message(content))) => {
+                    self.taken = Some(self.heard);
+                    if !self.allow(&content) {
+                        break Some(TOO_FAST.into());
                     }
-                    break;
+                    sink.take(content);
+                    *budget = budget.saturating_sub(1);
+                    if *budget == 0 || self.poll_held(cx, sink) {
+                        break None;
+                    }
                 }
-                Poll::Ready(Ok(())) => (),
-                Poll::Ready(Err(error)) => return Err(self.fail(error.into())),
+                Ok(Some(Event::Ping(payload))) => self.pong(&payload),
+                Ok(Some(Event::Pong)) => (),
+                Ok(Some(Event::Close(frame))) => break Some(Farewell::answer(frame)),
+                Err(order) => break Some(order.into()),
             }
-            match self.handle.outbox.poll_ready(cx) {
-                Poll::Pending => break,
-                Poll::Ready(true) => (),
-                Poll::Ready(false) => self.close(self.handle.order()),
-            }
-        }
-        if let Some(order) = self.owed
-            && self.ws.poll_ready_unpin(cx).is_ready()
-        {
-            self.owed = None;
-            let frame = CloseFrame { code: order.code.into(), reason: order.reason.into() };
-            self.start_send(Message::Close(Some(frame)))?;
-        }
-        if self.unflushed {
-            match self.ws.poll_flush_unpin(cx) {
-                Poll::Pending => (),
-                Poll::Ready(Ok(())) => self.unflushed = false,
-                Poll::Ready(Err(error)) => return Err(self.fail(error)),
-            }
-        }
-        Ok(())
+        };
+        let rest = if farewell.is_some() { 0 } else { input.len() };
+        chunk.keep(rest);
+        farewell
     }
 
-    fn close(&mut self, order: Order) {
-        self.phase = Phase::Closing(order, self.close_deadline());
-        self.owed = Some(order);
+    /// Whether the socket must not be read for the moment.
+    fn poll_held(&mut self, cx: &mut Context<'_>, sink: &mut impl Sink) -> bool {
+        self.held = sink.poll_ready(cx).is_pending() || self.too_fast();
+        self.held
+    }
+
+    fn too_fast(&mut self) -> bool {
+        let (Some(allowance), Some(rate)) = (&mut self.allowance, &self.settings.message_rate) else { return false };
+        if rate.policy != RatePolicy::Slow || !matches!(self.phase, Phase::Open) {
+            return false;
+        }
+        let now = Instant::now();
+        self.resume = allowance.wait(rate, now).map(|wait| now + wait);
+        if let Some(resume) = self.resume
+            && resume < self.timer.deadline()
+        {
+            self.timer.as_mut().reset(resume);
+        }
+        self.resume.is_some()
+    }
+
+    /// Counts a message. False where it is one too many.
+    fn allow(&mut self, content: &Content) -> bool {
+        let (Some(allowance), Some(rate)) = (&mut self.allowance, &self.settings.message_rate) else { return true };
+        if rate.policy == RatePolicy::Close && allowance.wait(rate, self.heard).is_some() {
+            return false;
+        }
+        let (Content::Text(bytes) | Content::Binary(bytes)) = content;
+        allowance.take(bytes.len());
+        true
+    }
+
+    fn pong(&mut self, payload: &[u8]) {
+        // Nothing goes out behind our close frame.
+        if matches!(self.phase, Phase::Open) {
+            if self.control.len() + payload.len() > PONG_BUFFER {
+                self.control.clear();
+            }
+            frame::write_control(&mut self.control, frame::PONG, payload);
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        loop {
+            let Peer { stream, control, outgoing, handle, .. } = self;
+            let outbox = &handle.outbox;
+            let open = matches!(self.phase, Phase::Open | Phase::Parting(..));
+            let sent = stream.poll_send(cx, || {
+                if !control.is_empty() {
+                    return Some(std::mem::take(control).into());
+                }
+                if !open {
+                    return None;
+                }
+                let piece = outgoing.as_mut().and_then(Frame::next_piece);
+                piece.or_else(|| {
+                    *outgoing = outbox.try_pop();
+                    outgoing.as_mut().and_then(Frame::next_piece)
+                })
+            });
+            match sent {
+                Poll::Ready(Ok(())) => (),
+                Poll::Ready(Err(_)) => return Err(self.lost()),
+                Poll::Pending => {
+                    // Whoever does not read must not keep an order to close from being carried out.
+                    if open && let Poll::Ready(order) = self.handle.poll_order(cx) {
+                        self.obey(order);
+                    }
+                    return Ok(());
+                }
+            }
+            match &self.phase {
+                Phase::Answering(..) => return Err(self.over()),
+                _ if !open => return Ok(()),
+                _ => (),
+            }
+            match self.handle.outbox.poll_ready(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(true) => (),
+                Poll::Ready(false) => self.obey(self.handle.order()),
+            }
+        }
+    }
+
+    /// Nothing more goes out but a close frame.
+    fn obey(&mut self, order: Order) {
+        if !self.answer() {
+            frame::write_order(&mut self.control, order);
+            self.phase = Phase::Closing(order, self.deadline());
+        }
+    }
+
+    /// The other side has ended it: nothing more is read.
+    fn part(&mut self, farewell: Farewell) {
+        let until = self.taken.map_or(self.heard, |taken| taken + LAST_WORDS);
+        let over = until <= self.heard;
+        self.phase = Phase::Parting(Box::new(farewell), until);
+        if over {
+            self.answer();
+        } else {
+            self.timer.as_mut().reset(until);
+        }
+    }
+
+    /// Says our last word to a farewell, where there is one.
+    fn answer(&mut self) -> bool {
+        if !matches!(self.phase, Phase::Parting(..)) {
+            return false;
+        }
+        let deadline = self.deadline();
+        if let Phase::Parting(farewell, _) = std::mem::replace(&mut self.phase, Phase::Gone) {
+            self.control.extend_from_slice(&farewell.answer);
+            self.phase = Phase::Answering(farewell.ended, deadline);
+        }
+        true
     }
 
     /// From here on the timer is for the end of the connection.
-    fn close_deadline(&mut self) -> Instant {
+    fn deadline(&mut self) -> Instant {
         let deadline = Instant::now() + Duration::from_millis(self.settings.close_timeout);
         self.timer.as_mut().reset(deadline);
         deadline
-    }
-
-    fn start_send(&mut self, message: Message) -> Result<(), Ended> {
-        self.unflushed = true;
-        match self.ws.start_send_unpin(message) {
-            // A close that crosses theirs: the answer is already on its way.
-            Ok(()) | Err(WsError::Protocol(ProtocolError::SendAfterClosing)) => Ok(()),
-            Err(error) => Err(self.fail(error)),
-        }
     }
 
     /// One timer a connection, for whatever comes first; data only moves `heard`, never the timer.
@@ -302,12 +385,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
             let now = Instant::now();
             let next = match &self.phase {
                 Phase::Closing(_, deadline) | Phase::Answering(_, deadline) if now >= *deadline => {
-                    let ended = self.finished();
-                    self.phase = Phase::Gone;
-                    return Poll::Ready(ended);
+                    return Poll::Ready(self.lost());
                 }
                 Phase::Closing(_, deadline) | Phase::Answering(_, deadline) => *deadline,
-                _ => match self.keep_alive(cx, now) {
+                Phase::Parting(_, until) if now < *until => *until,
+                Phase::Parting(..) => {
+                    self.answer();
+                    match self.poll_write(cx) {
+                        Ok(()) => continue,
+                        Err(ended) => return Poll::Ready(ended),
+                    }
+                }
+                _ => match self.look(cx, now) {
                     Ok(next) => next,
                     Err(ended) => return Poll::Ready(ended),
                 },
@@ -317,12 +406,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
         Poll::Pending
     }
 
-    /// Pings after `keepaliveInterval` of silence, gives up after `keepaliveGracePeriod` more. Returns when to look again.
+    /// The timer of an open connection; returns when to look again.
+    fn look(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Instant, Ended> {
+        let next = self.keep_alive(cx, now)?;
+        match self.resume {
+            Some(resume) if now < resume => Ok(next.min(resume)),
+            Some(_) => {
+                self.resume = None;
+                cx.waker().wake_by_ref();
+                Ok(next)
+            }
+            None => Ok(next),
+        }
+    }
+
+    /// Pings after `keepaliveInterval` of silence, gives up after `keepaliveGracePeriod` more.
     fn keep_alive(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Instant, Ended> {
         let settings = self.settings.clone();
         let interval = Duration::from_millis(settings.keepalive_interval);
         if !settings.keepalive || settings.use_native_keepalive {
-            return Ok(now + Duration::from_secs(24 * 3600));
+            return Ok(now + NEVER);
         }
         if self.held {
             self.heard = now;
@@ -336,15 +439,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
                 return Ok(until.min(now + interval));
             }
             self.phase = Phase::Gone;
-            return Err(Ended::new(1006, "Peer not responding."));
+            return Err(Ended::silent());
         }
         if now < self.heard + interval {
             return Ok(self.heard + interval);
         }
-        if matches!(self.phase, Phase::Open) {
-            self.start_send(Message::Ping(Bytes::new()))?;
-            self.poll_write(cx)?;
-        }
+        frame::write_control(&mut self.control, frame::PING, b"");
+        self.poll_write(cx)?;
         self.pinged = Some(now);
         let grace = Duration::from_millis(settings.keepalive_grace_period);
         // Data in the meantime starts the interval anew, and it may be the shorter of the two.
@@ -352,40 +453,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
     }
 
     /// The close handshake is complete.
-    fn finished(&mut self) -> Ended {
-        match &self.phase {
-            Phase::Answering(ended, _) => ended.clone(),
-            Phase::Closing(order, _) => Ended::new(order.code, order.reason),
-            Phase::Open | Phase::Failed(..) | Phase::Gone => Ended::dropped(),
+    fn over(&mut self) -> Ended {
+        self.end(Phase::Over)
+    }
+
+    /// The other side is gone, or does not do its part of the close handshake.
+    fn lost(&mut self) -> Ended {
+        self.end(Phase::Gone)
+    }
+
+    fn end(&mut self, phase: Phase) -> Ended {
+        match std::mem::replace(&mut self.phase, phase) {
+            Phase::Parting(farewell, _) => farewell.ended,
+            Phase::Closing(order, _) => order.into(),
+            Phase::Answering(ended, _) => ended,
+            Phase::Open | Phase::Over | Phase::Gone => Ended::dropped(),
         }
     }
-
-    fn fail(&mut self, error: WsError) -> Ended {
-        let code = match &error {
-            WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) | WsError::Io(_) => None,
-            WsError::ConnectionClosed | WsError::AlreadyClosed => None,
-            WsError::Capacity(_) => Some(CloseCode::Size),
-            WsError::Utf8(_) => Some(CloseCode::Invalid),
-            _ => Some(CloseCode::Protocol),
-        };
-        let ended = match (&self.phase, code) {
-            (Phase::Open, Some(code)) => {
-                let reason = error.to_string();
-                self.phase = Phase::Failed(code, reason.clone());
-                return Ended::new(code.into(), reason);
-            }
-            _ => self.finished(),
-        };
-        self.phase = Phase::Gone;
-        ended
-    }
-}
-
-/// A close frame has room for 123 bytes of reason (RFC 6455, section 5.5).
-fn short(reason: &str) -> &str {
-    let mut end = reason.len().min(123);
-    while !reason.is_char_boundary(end) {
-        end -= 1;
-    }
-    &reason[..end]
 }

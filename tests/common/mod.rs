@@ -57,9 +57,10 @@ pub fn broker(url: &str) -> BrokerSettings {
 pub fn socket() -> SocketSettings {
     serde_json::from_value(serde_json::json!({
         "maxReceivedFrameSize": 65536, "maxReceivedMessageSize": 1 << 20,
+        "fragmentOutgoingMessages": true, "fragmentationThreshold": 16384,
         "keepalive": true, "keepaliveInterval": 20000, "dropConnectionOnKeepaliveTimeout": true,
         "keepaliveGracePeriod": 10000, "useNativeKeepalive": false, "closeTimeout": 300,
-        "binary": true, "maxBackpressure": 1 << 20, "messageKey": null,
+        "binary": true, "maxBackpressure": 1 << 20, "messageRate": null, "messageKey": null,
     }))
     .unwrap()
 }
