@@ -478,9 +478,13 @@ export interface WsOptions {
    * 1048576 (1 MiB).
    */
   maxReceivedMessageSize?: number;
-  /** Known and without effect: a message goes out as one frame. */
+  /**
+   * Send messages larger than `fragmentationThreshold` as fragments of that
+   * size, between which pongs may go out. Browsers put them together. Default
+   * true.
+   */
   fragmentOutgoingMessages?: boolean;
-  /** Known and without effect: a message goes out as one frame. */
+  /** In bytes. Default 16384 (16 KiB). */
   fragmentationThreshold?: number;
 
   /** Ping connections that are silent. Default true. */
@@ -523,10 +527,36 @@ export interface WsOptions {
    */
   maxBackpressure?: number;
   /**
+   * How fast the messages of one browser may come. Default null: as fast as
+   * they are taken.
+   */
+  messageRate?: MessageRate | null;
+  /**
    * Threads that carry the messages of this process, for all its gateways and
    * clients; the first start decides. Default 1.
    */
   threads?: number;
+}
+
+/**
+ * How fast the messages of one connection may come: at least one of `messages`
+ * and `bytes`. Whole messages are counted, pings and pongs are not. A message
+ * passes when there is allowance for it; one larger than the allowance passes
+ * too, and the next one waits the longer.
+ */
+export interface MessageRate {
+  /** A second; may be a fraction. Default: not counted. */
+  messages?: number;
+  /** A second. Default: not counted. */
+  bytes?: number;
+  /** Seconds: what the rate gives in them may come at once. Default 1. */
+  burst?: number;
+  /**
+   * 'slow': the socket is not read until there is allowance again, so that TCP
+   * holds the browser back; 'close': the connection is closed with 1008.
+   * Default 'slow'.
+   */
+  policy?: 'slow' | 'close';
 }
 
 /** The options with a function or a declaration for each of the two keys. */

@@ -85,12 +85,23 @@ const BAD_WS = [
   ['binary', 'true'],
   ['maxBackpressure', 0],
   ['ignoreXForwardedFor', 'no'],
+  ['fragmentOutgoingMessages', 0],
+  ['fragmentationThreshold', 0],
+  ['messageRate', 50],
+  ['messageRate', {}],
+  ['messageRate', { burst: 2 }],
+  ['messageRate.messages', 0, { messages: 0, bytes: 1 }],
+  ['messageRate.messages', Infinity, { messages: Infinity }],
+  ['messageRate.bytes', '1MB', { bytes: '1MB' }],
+  ['messageRate.burst', -1, { messages: 1, burst: -1 }],
+  ['messageRate.policy', 'drop', { messages: 1, policy: 'drop' }],
 ];
 
-for (const [option, value] of BAD_WS) {
+for (const [option, value, given = value] of BAD_WS) {
   test(`wsConf.${option}: ${inspect(value)}`, async (t) => {
     const httpServer = http.createServer();
-    const wsConf = { ...usual, httpServer, [option]: value };
+    const [outer] = option.split('.');
+    const wsConf = { ...usual, httpServer, [outer]: given };
     const error = await t.throwsAsync(
       server.start(embedded.settings(), wsConf),
       { instanceOf: OptionError, code: 'ERR_INVALID_OPTION' },

@@ -140,7 +140,14 @@ export const wsConfs: WsConf[] = [
     closeTimeout: 5000,
     binary: true,
     maxBackpressure: 1048576,
+    messageRate: { messages: 50, bytes: 1e6, burst: 2, policy: 'close' },
   },
+  { ...wsConf, messageRate: null },
+  { ...wsConf, messageRate: { messages: 0.5 } },
+  // @ts-expect-error neither of the two
+  { ...wsConf, messageRate: { messages: 50, policy: 'drop' } },
+  // @ts-expect-error not an option
+  { ...wsConf, messageRate: { perSecond: 50 } },
   // @ts-expect-error keyFn decides
   { ...wsConf, autoAcceptConnections: true },
   // @ts-expect-error messages are whole

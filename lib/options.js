@@ -60,6 +60,14 @@ const { messageKeyParts, requestKeyParts } = require('./keys');
  */
 
 /**
+ * @typedef {object} MessageRate
+ * @property {number} [messages] a second
+ * @property {number} [bytes] a second
+ * @property {number} burst seconds
+ * @property {'slow' | 'close'} policy
+ */
+
+/**
  * wsConf after checks and defaults.
  *
  * @typedef {object} WsSettings
@@ -70,6 +78,8 @@ const { messageKeyParts, requestKeyParts } = require('./keys');
  * @property {string | null} origin
  * @property {number} maxReceivedFrameSize bytes
  * @property {number} maxReceivedMessageSize bytes
+ * @property {boolean} fragmentOutgoingMessages
+ * @property {number} fragmentationThreshold bytes
  * @property {boolean} keepalive
  * @property {number} keepaliveInterval ms
  * @property {boolean} dropConnectionOnKeepaliveTimeout
@@ -79,6 +89,7 @@ const { messageKeyParts, requestKeyParts } = require('./keys');
  * @property {boolean} disableNagleAlgorithm
  * @property {boolean} binary
  * @property {number} maxBackpressure bytes
+ * @property {MessageRate | null} messageRate
  * @property {number} threads of the process, for all its gateways and clients
  * @property {boolean} ignoreXForwardedFor
  * @property {boolean} parseCookies
@@ -89,13 +100,15 @@ const { messageKeyParts, requestKeyParts } = require('./keys');
 /**
  * What one option may be. `expected` completes 'expected ...' in an error;
  * `secret` keeps the value out of it; `to` makes a setting of a value that
- * fits; `checkedOnly` options make no setting.
+ * fits; `fields` are the rules of an object's own options; `checkedOnly`
+ * options make no setting.
  *
  * @typedef {object} Rule
  * @property {string} expected
  * @property {(value: any) => boolean} fits
  * @property {(value: any) => unknown} [to]
  * @property {unknown} [fallback]
+ * @property {Record<string, Rule>} [fields]
  * @property {boolean} [required]
  * @property {boolean} [secret]
  * @property {boolean} [checkedOnly]
@@ -126,6 +139,12 @@ const integer = (fallback, min, max, unit) => ({
   fallback,
   expected: `an integer from ${min} to ${max} (${unit})`,
   fits: (value) => isIntegerWithin(value, min, max),
+});
+
+/** @type {(unit: string) => Rule} */
+const positive = (unit) => ({
+  expected: `a finite number above 0 (${unit})`,
+  fits: (value) => Number.isFinite(value) && value > 0,
 });
 
 /** @type {(...choices: [string, ...string[]]) => Rule} */
@@ -322,12 +341,8 @@ const wsRules = {
   },
   maxReceivedFrameSize: integer(64 * 1024, 1, MAX_BYTES, 'bytes'),
   maxReceivedMessageSize: integer(1024 * 1024, 1, MAX_BYTES, 'bytes'),
-  // Each message goes out as one frame: browsers see no difference.
-  fragmentOutgoingMessages: { ...boolean(true), checkedOnly: true },
-  fragmentationThreshold: {
-    ...integer(16 * 1024, 1, MAX_BYTES, 'bytes'),
-    checkedOnly: true,
-  },
+  fragmentOutgoingMessages: boolean(true),
+  fragmentationThreshold: integer(16 * 1024, 1, MAX_BYTES, 'bytes'),
   keepalive: boolean(true),
   keepaliveInterval: integer(20000, 1, MAX_MS, 'ms'),
   dropConnectionOnKeepaliveTimeout: boolean(true),
@@ -348,6 +363,20 @@ const wsRules = {
   closeTimeout: integer(5000, 0, MAX_MS, 'ms'),
   binary: boolean(false),
   maxBackpressure: integer(1024 * 1024, 1, MAX_BYTES, 'bytes'),
+  messageRate: {
+    fallback: null,
+    expected: 'null or an object with messages, bytes or both',
+    fits: (value) =>
+      value === null ||
+      (isObject(value) &&
+        (value.messages !== undefined || value.bytes !== undefined)),
+    fields: {
+      messages: positive('messages a second'),
+      bytes: positive('bytes a second'),
+      burst: { ...positive('seconds'), fallback: 1 },
+      policy: oneOf('slow', 'close'),
+    },
+  },
   threads: integer(1, 1, MAX_THREADS, 'threads'),
 };
 
@@ -469,7 +498,16 @@ function check(conf, label, rules) {
         `expected ${rule.expected}, got ${got}`,
       );
     }
-    if (!rule.checkedOnly) given[option] = rule.to ? rule.to(value) : value;
+    if (rule.checkedOnly) continue;
+    given[option] =
+      rule.fields && value !== null
+        ? {
+            ...defaultsOf(rule.fields),
+            ...check(value, `${label}.${option}`, rule.fields),
+          }
+        : rule.to
+          ? rule.to(value)
+          : value;
   }
   // Not Object.keys: configurations are made with Object.create(defaults) too.
   for (const option in conf) {
