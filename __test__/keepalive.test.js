@@ -170,9 +170,9 @@ forEachBroker(
     world.client.send('mine', { to: 'neighbour' });
     t.deepEqual(await neighbour.received(1), ['mine']);
     raw.socket.resume();
-    await until(() => raw.frames.length === 600);
-    t.true(raw.frames.every(({ payload }, n) => parseInt(payload, 10) === n));
-    t.true(raw.frames.every(({ payload }) => payload.length === 20_000));
+    await until(() => raw.messages.length === 600);
+    t.true(raw.messages.every((payload, n) => parseInt(payload, 10) === n));
+    t.true(raw.messages.every(({ length }) => length === 20_000));
     t.is(world.gateway.stats().overflowed, 0);
   },
 );

@@ -134,8 +134,8 @@ forEachWay(
     world.client.send('mine', { to: 'neighbour' });
     t.deepEqual(await neighbour.received(1), ['mine']);
     raw.socket.resume();
-    await until(() => raw.frames.length === 500);
-    t.true(raw.frames.every(({ payload }, n) => parseInt(payload, 10) === n));
+    await until(() => raw.messages.length === 500);
+    t.true(raw.messages.every((payload, n) => parseInt(payload, 10) === n));
   },
 );
 

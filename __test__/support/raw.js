@@ -51,6 +51,10 @@ class RawPeer {
     this.bytes = Buffer.alloc(0);
     /** @type {NonNullable<ReturnType<typeof readFrame>>[]} */
     this.frames = [];
+    /** Payloads of whole messages. @type {Buffer[]} */
+    this.messages = [];
+    /** @type {Buffer[]} */
+    this.fragments = [];
     /** The server's FIN has come. */
     this.ended = false;
     this.head = null;
@@ -73,6 +77,11 @@ class RawPeer {
     for (let next; (next = readFrame(this.bytes));) {
       this.bytes = this.bytes.subarray(next.size);
       this.frames.push(next);
+      if (next.opcode >= 8) continue;
+      this.fragments.push(next.payload);
+      if (!next.fin) continue;
+      this.messages.push(Buffer.concat(this.fragments));
+      this.fragments = [];
     }
   }
 
