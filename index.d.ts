@@ -38,8 +38,15 @@ export interface Gateway extends TypedEmitter<GatewayEvents> {
    * Takes no more upgrades, closes the WebSockets with 1001, publishes their
    * statuses, and leaves the broker. The http server stays as it is. Calling
    * it again gives the same promise.
+   *
+   * With `drain`, in ms, it closes them one by one, evenly over that time, with
+   * 1012, so that they do not all come back at once; upgrades are refused with
+   * 503 meanwhile, and messages still go both ways.
    */
-  close(): Yieldable<void>;
+  close(options?: { drain?: number }): Yieldable<void>;
+
+  /** True from `close()` on: what a health check should tell a balancer. */
+  readonly draining: boolean;
 
   /** Counters since start, and what is held at this moment. */
   stats(): GatewayStats;
@@ -526,6 +533,14 @@ export interface WsOptions {
    * four times as large for half a second. Default 1048576 (1 MiB).
    */
   maxBackpressure?: number;
+  /**
+   * What happens to a browser for which more than that waits: 'close' closes it
+   * with 1013, and its status says why; 'drop' drops the newest messages,
+   * counted as `overflowed`; 'wait' lets everybody else's messages wait until
+   * it has read, so one slow browser slows all of this gateway's. Default
+   * 'close'.
+   */
+  slowConsumer?: 'close' | 'drop' | 'wait';
   /**
    * How fast the messages of one browser may come. Default null: as fast as
    * they are taken.

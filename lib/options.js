@@ -89,6 +89,7 @@ const { messageKeyParts, requestKeyParts } = require('./keys');
  * @property {boolean} disableNagleAlgorithm
  * @property {boolean} binary
  * @property {number} maxBackpressure bytes
+ * @property {'close' | 'drop' | 'wait'} slowConsumer
  * @property {MessageRate | null} messageRate
  * @property {number} threads of the process, for all its gateways and clients
  * @property {boolean} ignoreXForwardedFor
@@ -363,6 +364,7 @@ const wsRules = {
   closeTimeout: integer(5000, 0, MAX_MS, 'ms'),
   binary: boolean(false),
   maxBackpressure: integer(1024 * 1024, 1, MAX_BYTES, 'bytes'),
+  slowConsumer: oneOf('close', 'drop', 'wait'),
   messageRate: {
     fallback: null,
     expected: 'null or an object with messages, bytes or both',

@@ -126,6 +126,8 @@ pub struct SocketSettings {
     pub binary: bool,
     /// Bytes that may wait for one browser.
     pub max_backpressure: usize,
+    /// What becomes of messages beyond that.
+    pub slow_consumer: SlowConsumer,
     /// How fast messages may come; no limit where there is none.
     pub message_rate: Option<MessageRate>,
     /// Which connections a message is for, where that is declared; otherwise JavaScript is asked.
@@ -137,6 +139,18 @@ impl SocketSettings {
     pub fn fragment(&self) -> usize {
         if self.fragment_outgoing_messages { self.fragmentation_threshold } else { usize::MAX }
     }
+}
+
+/// What becomes of a connection that does not take its messages as fast as they come.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum SlowConsumer {
+    /// It is closed with 1013.
+    Close,
+    /// What finds no room is dropped.
+    Drop,
+    /// Everybody waits for it.
+    Wait,
 }
 
 /// At least one of `messages` and `bytes` is there.

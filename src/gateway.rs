@@ -9,20 +9,21 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
-use crate::broker::Batch;
 use crate::broker::lane::AmqpBroker;
 use crate::broker::line::Line;
 use crate::broker::memory::MemoryBroker;
 use crate::broker::topology::{Plan, Role};
+use crate::broker::{Acker, Batch, Settlement};
 use crate::buffer::Refused;
-use crate::config::{BrokerKind, BrokerSettings, SocketSettings};
+use crate::config::{BrokerKind, BrokerSettings, SlowConsumer, SocketSettings};
 use crate::error::{Error, Result};
 use crate::hooks::{Keys, LineEvents, MessageKeys};
 use crate::hub::Hub;
 use crate::keys::KeyTemplate;
 use crate::message::{Content, Delivery, Headers, JSON, OCTETS, Outgoing, Properties, Route, status_body};
 use crate::pace::Pace;
-use crate::peer::{Ended, Frame, GOING_AWAY, Handle, Peer, REPLACED, Sink};
+use crate::peer::{Ended, Frame, GOING_AWAY, Handle, Peer, REPLACED, RESTARTING, Sink};
+use crate::receipt::{Receipts, Recent};
 
 /// Messages that go through together: more gain nothing.
 const GATHER: usize = 64;
@@ -46,6 +47,8 @@ struct Shared {
     /// Connections whose tasks run, including those that are closing.
     running: watch::Sender<usize>,
     keys: KeySource,
+    /// With at-least-once: how many deliveries may be out and not acknowledged.
+    reliable: Option<usize>,
 }
 
 /// Who says which connections a message is for.
@@ -114,6 +117,7 @@ impl Gateway {
         keys: KeySource,
     ) -> Result<Gateway> {
         let plan = Plan::new(&broker, Role::Gateway, unique);
+        let reliable = plan.is_reliable().then_some(usize::from(broker.prefetch));
         let (line, batches) = open_line(&broker, plan, events).await?;
         let shared = Arc::new(Shared {
             hub: Hub::default(),
@@ -123,6 +127,7 @@ impl Gateway {
             closing: AtomicBool::new(false),
             running: watch::Sender::new(0),
             keys,
+            reliable,
         });
         tokio::spawn(deliver(shared.clone(), batches));
         Ok(Gateway { shared })
@@ -139,9 +144,21 @@ impl Gateway {
         });
     }
 
-    /// No more connections; browsers get 1001, statuses go out, then the line ends.
-    pub async fn close(&self) {
+    /// No more connections; browsers get 1001, or 1012 one by one over the time of `drain`, statuses go out, then the line
+    /// ends.
+    pub async fn close(&self, drain: Duration) {
         let shared = &self.shared;
+        if !drain.is_zero() {
+            let mut peers = Vec::new();
+            shared.hub.each(|peer| peers.push(Arc::downgrade(peer)));
+            let (began, count) = (Instant::now(), u32::try_from(peers.len()).unwrap_or(u32::MAX));
+            for (index, peer) in (1..).zip(&peers) {
+                tokio::time::sleep_until(began + drain / count * index).await;
+                if let Some(peer) = peer.upgrade() {
+                    peer.close(RESTARTING);
+                }
+            }
+        }
         shared.closing.store(true, Ordering::SeqCst);
         shared.hub.each(|peer| peer.close(GOING_AWAY));
         let patience = Duration::from_millis(shared.socket.close_timeout);
@@ -222,7 +239,9 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(shared: Arc<Shared>, mu
         return;
     }
     let Arrival { key, key_json, headers, response, early } = arrival;
-    let properties = Arc::new(Properties::new(JSON, &headers));
+    let tracked = shared.reliable.is_some();
+    let properties =
+        Arc::new(if tracked { Properties::tracked(JSON, &headers) } else { Properties::new(JSON, &headers) });
     drop(headers);
     let handle = Handle::new(&shared.socket);
     let entered = || shared.publish_status(&key_json, &properties, None);
@@ -296,16 +315,19 @@ impl Sink for Publisher<'_> {
 
 /// Hands what the broker delivers to the connections that it is for, in order.
 async fn deliver(shared: Arc<Shared>, mut batches: mpsc::Receiver<Batch>) {
+    let mut handing = Handing::new(&shared);
     match &shared.keys {
-        KeySource::Asked(keys) => ask_and_deliver(&shared, keys, batches).await,
+        KeySource::Asked(keys) => ask_and_deliver(&mut handing, keys, batches).await,
         KeySource::Declared(template) => {
-            while let Some(batch) = Batch::gather(&mut batches, GATHER).await {
-                let mut moment = MOMENT;
+            while let Some(mut batch) = Batch::gather(&mut batches, GATHER).await {
+                handing.begin(&mut batch);
                 for delivery in &batch.deliveries {
                     let keys = template.keys(delivery);
-                    send(&shared, delivery, keys.iter().map(|key| &**key), &mut moment).await;
+                    handing.send(delivery, keys.iter().map(|key| &**key)).await;
                 }
-                batch.ack();
+                if shared.reliable.is_none() {
+                    batch.ack();
+                }
             }
         }
     }
@@ -313,69 +335,128 @@ async fn deliver(shared: Arc<Shared>, mut batches: mpsc::Receiver<Batch>) {
 
 /// One question at a time: what comes meanwhile makes the next one larger, and a crossing costs much more than a message.
 async fn ask_and_deliver(
-    shared: &Shared,
+    handing: &mut Handing<'_>,
     keys: &Mutex<Option<Arc<dyn MessageKeys>>>,
     mut batches: mpsc::Receiver<Batch>,
 ) {
     let mut pace = Pace::default();
-    while let Some(batch) = pace.gather(&mut batches, GATHER).await {
+    while let Some(mut batch) = pace.gather(&mut batches, GATHER).await {
         let asked = keys.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(asked) = asked else { return };
+        handing.begin(&mut batch);
         let (deliveries, ack) = batch.share();
         match asked.keys(deliveries.clone()).await {
-            Ok(keys) => hand_out(shared, &deliveries, keys).await,
+            Ok(keys) => handing.hand_out(&deliveries, keys).await,
             Err(Error::Closed { .. }) => return,
             // JavaScript is there and could not answer: lost for this batch, and told there.
             Err(_) => (),
         }
-        ack(&deliveries);
-    }
-}
-
-async fn hand_out(shared: &Shared, deliveries: &[Delivery], keys: Vec<Keys>) {
-    let mut moment = MOMENT;
-    for (delivery, keys) in deliveries.iter().zip(keys) {
-        match keys {
-            Keys::None => send(shared, delivery, std::iter::empty(), &mut moment).await,
-            Keys::One(key) => send(shared, delivery, std::iter::once(&*key), &mut moment).await,
-            Keys::Many(keys) => send(shared, delivery, keys.iter().map(|key| &**key), &mut moment).await,
+        if handing.shared.reliable.is_none() {
+            ack(&deliveries);
         }
     }
 }
 
-/// Hands one message to the connections of its keys.
-///
-/// A connection whose outbox is full may only be waiting for its turn: it gets a moment, out of the time that the batch may
-/// cost all the others, and is cut off when that does not help.
-async fn send<'k>(shared: &Shared, delivery: &Delivery, keys: impl Iterator<Item = &'k str>, moment: &mut Duration) {
-    let counters = &shared.counters;
-    let mut frame = None;
-    let mut full: Vec<(Arc<Handle>, Frame)> = Vec::new();
-    let found = shared.hub.with(keys, |peer| {
-        // Made for the first connection that is here and shared by all; a gateway that has none of them makes none.
-        let frame: &Frame = frame.get_or_insert_with(|| Frame::new(&delivery.content(), shared.socket.fragment()));
-        match peer.send(frame.clone()) {
-            Ok(()) => counters.count_sent(frame),
-            Err(Refused::Full(frame)) => full.push((peer.clone(), frame)),
-            Err(Refused::Closed(_)) => {
-                counters.overflowed.fetch_add(1, Ordering::Relaxed);
+/// Hands messages to connections.
+struct Handing<'a> {
+    shared: &'a Shared,
+    receipts: Receipts,
+    recent: Recent,
+    acker: Option<Arc<dyn Acker>>,
+    /// What a batch may still wait in all for connections whose outbox is full.
+    moment: Duration,
+}
+
+impl<'a> Handing<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        let receipts = Receipts::new(shared.reliable.unwrap_or(0) / 2);
+        Handing { shared, receipts, recent: Recent::default(), acker: None, moment: MOMENT }
+    }
+
+    /// With at-least-once, takes out of the batch what was handed out before.
+    fn begin(&mut self, batch: &mut Batch) {
+        self.moment = MOMENT;
+        if self.shared.reliable.is_none() {
+            return;
+        }
+        self.acker = batch.acker().cloned();
+        batch.deliveries.retain(|delivery| {
+            let is_new = self.recent.is_new(delivery.message_id());
+            if !is_new && let Some(acker) = &self.acker {
+                settle(acker, delivery);
+            }
+            is_new
+        });
+    }
+
+    async fn hand_out(&mut self, deliveries: &[Delivery], keys: Vec<Keys>) {
+        for (delivery, keys) in deliveries.iter().zip(keys) {
+            match keys {
+                Keys::None => self.send(delivery, std::iter::empty()).await,
+                Keys::One(key) => self.send(delivery, std::iter::once(&*key)).await,
+                Keys::Many(keys) => self.send(delivery, keys.iter().map(|key| &**key)).await,
             }
         }
-    });
-    if found == 0 {
-        counters.unmatched.fetch_add(1, Ordering::Relaxed);
     }
-    for (peer, frame) in full {
-        let began = Instant::now();
-        let _ = timeout(*moment, peer.room()).await;
-        *moment = moment.saturating_sub(began.elapsed());
-        match peer.send(frame.clone()) {
-            Ok(()) => counters.count_sent(&frame),
-            Err(_) => {
-                counters.overflowed.fetch_add(1, Ordering::Relaxed);
+
+    /// Hands one message to the connections of its keys.
+    ///
+    /// A connection whose outbox is full may only be waiting for its turn: it gets a moment, out of the time that the batch
+    /// may cost all the others, and is cut off when that does not help.
+    async fn send<'k>(&mut self, delivery: &Delivery, keys: impl Iterator<Item = &'k str>) {
+        let shared = self.shared;
+        let counters = &shared.counters;
+        // One that stays here is done when this is over.
+        let acker = self.acker.as_ref().filter(|acker| acker.session() == delivery.session);
+        let receipt = acker.map(|acker| self.receipts.give(acker, delivery));
+        let mut frame = None;
+        let mut full: Vec<(Arc<Handle>, Frame)> = Vec::new();
+        let found = shared.hub.with(keys, |peer| {
+            // Made for the first connection that is here and shared by all; a gateway that has none of them makes none.
+            let make = || Frame::new(&delivery.content(), shared.socket.fragment()).with_receipt(receipt.clone());
+            let frame: &Frame = frame.get_or_insert_with(make);
+            match peer.send(frame.clone()) {
+                Ok(()) => counters.count_sent(frame),
+                Err(Refused::Full(frame)) => full.push((peer.clone(), frame)),
+                Err(Refused::Closed(_)) => {
+                    counters.overflowed.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        if found == 0 {
+            counters.unmatched.fetch_add(1, Ordering::Relaxed);
+        }
+        for (peer, frame) in full {
+            let room = match shared.socket.slow_consumer {
+                SlowConsumer::Close => self.wait_a_moment(&peer).await,
+                SlowConsumer::Drop => false,
+                SlowConsumer::Wait => {
+                    peer.room().await;
+                    true
+                }
+            };
+            if room && peer.send(frame.clone()).is_ok() {
+                counters.count_sent(&frame);
+                continue;
+            }
+            counters.overflowed.fetch_add(1, Ordering::Relaxed);
+            if shared.socket.slow_consumer == SlowConsumer::Close {
                 counters.count_unsent(peer.cut_off());
             }
         }
+    }
+
+    async fn wait_a_moment(&mut self, peer: &Handle) -> bool {
+        let began = Instant::now();
+        let _ = timeout(self.moment, peer.room()).await;
+        self.moment = self.moment.saturating_sub(began.elapsed());
+        true
+    }
+}
+
+fn settle(acker: &Arc<dyn Acker>, delivery: &Delivery) {
+    if acker.session() == delivery.session {
+        acker.settle(delivery.route, delivery.tag, Settlement::Done);
     }
 }
 

@@ -8,6 +8,7 @@
 //! - [`broker`] is the seam to RabbitMQ and to the embedded broker; its `line` is the one reconnect loop.
 //! - [`peer`] is one WebSocket connection, generic over its stream.
 //! - [`keys`] are the keys that are declared instead of asked for in JavaScript.
+//! - [`receipt`] acknowledges what has been written to connections.
 //! - [`hub`] knows which connection holds which key; the newest wins.
 //! - [`buffer`] is the bounded queue between two tasks; [`pace`] makes the batches that cross into JavaScript.
 //! - [`message`], [`config`] and [`hooks`] are plain values and the questions that JavaScript answers.
@@ -26,6 +27,7 @@ pub mod keys;
 pub mod message;
 pub mod pace;
 pub mod peer;
+pub mod receipt;
 pub mod worker;
 
 #[cfg(feature = "node")]

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use std::collections::HashSet;
 
 use common::*;
@@ -36,7 +38,7 @@ async fn three_thousand_messages_come_and_go_complete_and_in_order() {
         }
         browser = Browser(stream.reunite(sending.await.unwrap()).unwrap());
         drop(browser);
-        within(gateway.close()).await;
+        within(gateway.close(Duration::ZERO)).await;
         within(worker.close(PATIENCE)).await;
     }
 }
@@ -59,7 +61,7 @@ async fn text_and_octets_keep_their_form() {
         assert_eq!(browser.next().await, Message::Binary(vec![0, 255].into()));
         worker.send(to("a", "application/json", vec![b'{', 0xff]));
         assert_eq!(browser.next().await, Message::Binary(vec![b'{', 0xff].into()));
-        within(gateway.close()).await;
+        within(gateway.close(Duration::ZERO)).await;
         within(worker.close(PATIENCE)).await;
     }
 }
@@ -75,11 +77,11 @@ async fn several_keys_get_one_message_across_gateways() {
         worker.send(json("a,nobody,b", "[1]"));
         assert_eq!(a.next().await, Message::Text("[1]".into()));
         assert_eq!(b.next().await, Message::Text("[1]".into()));
-        within(first.close()).await;
+        within(first.close(Duration::ZERO)).await;
         assert_eq!(a.close_code().await, Some(1001));
         worker.send(json("b", "[2]"));
         assert_eq!(b.next().await, Message::Text("[2]".into()));
-        within(second.close()).await;
+        within(second.close(Duration::ZERO)).await;
         within(worker.close(PATIENCE)).await;
     }
 }
@@ -111,7 +113,7 @@ async fn workers_share_without_doubles() {
             tokio::task::yield_now().await;
         }
         assert!(by_worker.iter().all(|count| *count > 0), "{url}: {by_worker:?}");
-        within(gateway.close()).await;
+        within(gateway.close(Duration::ZERO)).await;
         for (worker, _) in workers {
             within(worker.close(PATIENCE)).await;
         }
@@ -139,7 +141,7 @@ async fn statuses_say_who_comes_and_goes_and_the_newest_wins() {
             assert_eq!(text(&status), expected, "{url}");
             assert_eq!(status.headers().0[0].1, Value::Text("a".into()));
         }
-        within(gateway.close()).await;
+        within(gateway.close(Duration::ZERO)).await;
         within(worker.close(PATIENCE)).await;
     }
 }
@@ -158,7 +160,7 @@ async fn traffic_goes_on_after_the_last_worker_left_and_another_came() {
             assert_eq!(browser.next().await, Message::Text(format!("[{round}]").into()));
             within(worker.close(PATIENCE)).await;
         }
-        within(gateway.close()).await;
+        within(gateway.close(Duration::ZERO)).await;
     }
 }
 
@@ -174,7 +176,7 @@ async fn a_worker_goes_on_after_the_last_gateway_left_and_another_came() {
             next(&mut heard, Route::Receive).await;
             worker.send(json("a", &format!("[{round}]")));
             assert_eq!(browser.next().await, Message::Text(format!("[{round}]").into()), "{url}");
-            within(gateway.close()).await;
+            within(gateway.close(Duration::ZERO)).await;
             // Nobody is there: lost, and no harm to what follows.
             worker.send(json("a", "\"into the void\""));
         }

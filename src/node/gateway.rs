@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
@@ -116,7 +117,7 @@ pub fn start_gateway<'env>(
 
 impl Owned for Gateway {
     async fn end(self) {
-        self.close().await;
+        self.close(Duration::ZERO).await;
     }
 }
 
@@ -177,15 +178,15 @@ impl NativeGateway {
         self.gateway.stats().into()
     }
 
-    /// Resolves when every browser has its close frame, every status is out and the broker's connection has ended.
+    /// Resolves when every browser has its close frame, spread over `drain` ms, every status is out and the broker's connection has ended.
     #[napi(catch_unwind, ts_return_type = "Promise<void>")]
-    pub fn close<'env>(&self, env: &'env Env) -> Result<Object<'env>> {
+    pub fn close<'env>(&self, env: &'env Env, drain: u32) -> Result<Object<'env>> {
         let gateway = self.gateway.clone();
         let output = self.output.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (deferred, promise) = env.create_deferred()?;
         let owner = self.owner.clone();
         runtime()?.spawn(async move {
-            gateway.close().await;
+            gateway.close(Duration::from_millis(drain.into())).await;
             drop(output);
             owner.release();
             deferred.resolve(|_| Ok(()));

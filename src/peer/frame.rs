@@ -1,10 +1,13 @@
 //! Frames as they go out, unmasked (RFC 6455, section 5.2).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::handle::Order;
 use crate::buffer::Weight;
 use crate::message::Content;
+use crate::receipt::Receipt;
 
 pub(super) const CONTINUATION: u8 = 0;
 pub(super) const TEXT: u8 = 1;
@@ -21,12 +24,14 @@ pub(super) const MAX_CONTROL: usize = 125;
 const TOGETHER: usize = 64 * 1024;
 
 /// A message as it goes out, encoded once for one connection or for many.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Frame {
     bytes: Bytes,
     payload: usize,
     /// Bytes on the wire of each fragment but the last.
     fragment: usize,
+    /// Let go of with the frame.
+    _receipt: Option<Arc<Receipt>>,
 }
 
 impl Frame {
@@ -51,7 +56,11 @@ impl Frame {
         write_head(&mut bytes, FIN | opcode, rest.len());
         bytes.extend_from_slice(rest);
         let fragment = if full > 0 { head_length(threshold) + threshold } else { bytes.len() };
-        Frame { bytes: bytes.into(), payload: payload.len(), fragment }
+        Frame { bytes: bytes.into(), payload: payload.len(), fragment, _receipt: None }
+    }
+
+    pub fn with_receipt(self, receipt: Option<Arc<Receipt>>) -> Frame {
+        Frame { _receipt: receipt, ..self }
     }
 
     pub fn payload_bytes(&self) -> usize {

@@ -24,6 +24,8 @@ pub struct Order {
 
 /// The gateway ends.
 pub const GOING_AWAY: Order = Order { code: 1001, reason: "Server is shutting down" };
+/// The gateway ends, and another takes over: clients should come back, in their own time (IANA's registry for RFC 6455).
+pub const RESTARTING: Order = Order { code: 1012, reason: "Service restart" };
 /// A newer connection took the key. In the range that RFC 6455 leaves to applications, so that a page can tell it from a
 /// failure and need not reconnect.
 pub const REPLACED: Order = Order { code: 4001, reason: "Replaced by a newer connection" };

@@ -24,7 +24,7 @@ use crate::config::{RatePolicy, SocketSettings};
 use crate::message::Content;
 pub use ended::Ended;
 pub use frame::Frame;
-pub use handle::{GOING_AWAY, Handle, Order, REPLACED};
+pub use handle::{GOING_AWAY, Handle, Order, REPLACED, RESTARTING};
 use inbound::{Event, Inbound};
 use lean::{Chunk, Lean};
 use rate::Allowance;

@@ -60,7 +60,7 @@ pub fn socket() -> SocketSettings {
         "fragmentOutgoingMessages": true, "fragmentationThreshold": 16384,
         "keepalive": true, "keepaliveInterval": 20000, "dropConnectionOnKeepaliveTimeout": true,
         "keepaliveGracePeriod": 10000, "useNativeKeepalive": false, "closeTimeout": 300,
-        "binary": true, "maxBackpressure": 1 << 20, "messageRate": null, "messageKey": null,
+        "binary": true, "slowConsumer": "close", "maxBackpressure": 1 << 20, "messageRate": null, "messageKey": null,
     }))
     .unwrap()
 }
