@@ -48,6 +48,8 @@ export declare class NativeGateway {
   accept(socket: Socket, key: string, keyJson: string, headers: string, response: Buffer): void
   /** The same for a socket that stays with Node: its bytes go through the bridge. `output` is called with its id. */
   acceptBridged(key: string, keyJson: string, headers: string, response: Buffer, early: Buffer): Bridge
+  /** Connections that hold a socket, from `accept` until the last byte is out. */
+  running(): number
   stats(): NativeStats
   /** Resolves when every browser has its close frame, every status is out and the broker's connection has ended. */
   close(): Promise<void>

@@ -66,7 +66,7 @@ export interface GatewayEvents {
   unblocked: [];
   /** `messageKeyFn` threw for this message, which reached nobody here. */
   messageKeyError: [error: unknown, message: any, headers: Headers];
-  /** `keyFn` threw for this request, which was refused. */
+  /** `keyFn` or `origins` threw for this request, which was refused. */
   keyError: [error: unknown, request: Request];
   /** `close()` is done. */
   close: [];
@@ -79,8 +79,18 @@ export interface GatewayStats {
   connections: number;
   /** Upgrades accepted. */
   accepted: number;
-  /** Upgrades refused. */
+  /** Upgrades whose key is being asked for now. */
+  handshakes: number;
+  /** Upgrades refused, for whatever reason. */
   rejected: number;
+  /** Of them, those that `wsConf.origins` does not allow. */
+  rejectedByOrigins: number;
+  /** Of them, those beyond `wsConf.maxConnections`. */
+  rejectedByMaxConnections: number;
+  /** Of them, those that came faster than `wsConf.connectionRate`. */
+  rejectedByConnectionRate: number;
+  /** Of them, those whose key took longer than `wsConf.handshakeTimeout`. */
+  rejectedByHandshakeTimeout: number;
   /** Messages that came from browsers. */
   received: number;
   /** Bytes in them. */
@@ -465,6 +475,38 @@ export interface WsOptions {
   messageKey?: DeclaredMessageKey;
 
   /**
+   * What `keyFn` may take, in ms from the upgrade; after that the answer is
+   * 408, and what `keyFn` still says does not count. 0 for no limit. Default
+   * 10000. (A request that is not complete is a matter of the http server's
+   * own `headersTimeout` and `requestTimeout`.)
+   */
+  handshakeTimeout?: number;
+  /**
+   * Connections that may be open, closing or waiting for their key at one
+   * time; who comes beyond that is refused with 503 and Retry-After before
+   * `keyFn` runs, also where he would replace another. 0 for no limit. Default
+   * 0.
+   */
+  maxConnections?: number;
+  /**
+   * Connections that may come in a second; who comes faster is refused with
+   * 503 and Retry-After before `keyFn` runs. `burst` of them, by default as
+   * many as in a second, may come at once. 0 for no limit. Default 0.
+   */
+  connectionRate?: number | { perSecond: number; burst?: number };
+  /**
+   * The web pages that may connect, by the Origin that browsers send; others
+   * are refused with 403 before `keyFn` runs. Origins are written
+   * 'https://a.example:8443', where a first label of '*' stands for any one
+   * label ('https://*.a.example'), and 'null' is that of sandboxed pages and
+   * local files. A list lets clients pass that send no Origin, which no
+   * browser does; a function is asked about them too, with undefined. It is
+   * synchronous, and what it throws refuses the request and is told by the
+   * event 'keyError'. Default null: all.
+   */
+  origins?: readonly string[] | OriginsFn | null;
+
+  /**
    * Only upgrades of this path (without query) are taken, and at once; others
    * are left to other listeners. Default null: all that no one else takes.
    */
@@ -609,6 +651,12 @@ export type KeyFn = (
   request: Request,
   gateway: Gateway,
 ) => MaybeKey | Promise<MaybeKey> | Generator<any, MaybeKey, any>;
+
+export type OriginsFn = (
+  this: WsOptions,
+  origin: string | undefined,
+  request: Request,
+) => boolean;
 
 export type MessageKeyFn = (
   this: WsOptions,

@@ -162,6 +162,41 @@ export const wsConfs: WsConf[] = [
   { ...wsConf, messageKeyFn: async () => 'key' },
 ];
 
+// who may come in
+
+export const admissions: WsConf[] = [
+  { ...wsConf, handshakeTimeout: 5000, maxConnections: 0, connectionRate: 0.5 },
+  { ...wsConf, connectionRate: { perSecond: 10 }, origins: null },
+  {
+    ...wsConf,
+    connectionRate: { perSecond: 10, burst: 50 },
+    origins: ['https://*.a.example', 'null'] as const,
+  },
+  {
+    ...wsConf,
+    origins(origin, request) {
+      same<typeof origin, string | undefined>();
+      same<typeof request, Request>();
+      same<typeof this, WsOptions>();
+      return origin !== undefined && request.host === new URL(origin).host;
+    },
+  },
+  // @ts-expect-error ms, not text
+  { ...wsConf, handshakeTimeout: '5s' },
+  // @ts-expect-error 0 says none
+  { ...wsConf, maxConnections: null },
+  // @ts-expect-error per second
+  { ...wsConf, connectionRate: { perMinute: 60 } },
+  // @ts-expect-error a burst of what?
+  { ...wsConf, connectionRate: { burst: 60 } },
+  // @ts-expect-error a list, also of one
+  { ...wsConf, origins: 'https://a.example' },
+  // @ts-expect-error no patterns
+  { ...wsConf, origins: [/example/] },
+  // @ts-expect-error synchronous
+  { ...wsConf, origins: async () => true },
+];
+
 // keyFn and messageKeyFn in each of their forms, with what they are given
 
 export const forms: WsConf[] = [
@@ -257,7 +292,12 @@ export function gateway(gateway: Gateway) {
 type StatNames =
   | 'connections'
   | 'accepted'
+  | 'handshakes'
   | 'rejected'
+  | 'rejectedByOrigins'
+  | 'rejectedByMaxConnections'
+  | 'rejectedByConnectionRate'
+  | 'rejectedByHandshakeTimeout'
   | 'received'
   | 'receivedBytes'
   | 'sent'

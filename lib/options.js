@@ -1,6 +1,7 @@
 'use strict';
 
 const { version } = require('../package.json');
+const { originsOf, rateOf } = require('./admission');
 const { URL_FORMS, addressOf, parseHost, readUrl } = require('./broker-url');
 const {
   MAX_PORT,
@@ -92,6 +93,10 @@ const { messageKeyParts, requestKeyParts } = require('./keys');
  * @property {'close' | 'drop' | 'wait'} slowConsumer
  * @property {MessageRate | null} messageRate
  * @property {number} threads of the process, for all its gateways and clients
+ * @property {number} handshakeTimeout ms, 0 for none
+ * @property {number} maxConnections 0 for no limit
+ * @property {import('./admission').Rate | null} connectionRate
+ * @property {import('./admission').OriginList | import('./admission').OriginFunction | null} origins
  * @property {boolean} ignoreXForwardedFor
  * @property {boolean} parseCookies
  * @property {boolean} parseExtensions
@@ -119,6 +124,7 @@ const { messageKeyParts, requestKeyParts } = require('./keys');
 const MAX_MS = 2 ** 32 - 1;
 const MAX_BYTES = Number.MAX_SAFE_INTEGER;
 const MAX_THREADS = 64;
+const MAX_COUNT = 2 ** 31 - 1;
 // An AMQP short, which heartbeat and prefetch are on the wire, and the length
 // of a short string, which names are (AMQP 0-9-1, 4.2.5).
 const MAX_SHORT = 65535;
@@ -357,6 +363,24 @@ const wsRules = {
     false,
     'a connection is known by the key that keyFn gives it',
   ),
+  handshakeTimeout: integer(10000, 0, NO_TIMEOUT, 'ms, 0 for no limit'),
+  maxConnections: integer(0, 0, MAX_COUNT, 'connections, 0 for no limit'),
+  connectionRate: {
+    fallback: null,
+    expected:
+      'connections per second (a number above 0, or 0 for no limit) or ' +
+      '{ perSecond, burst }, burst an integer from 1',
+    fits: (value) => rateOf(value) !== undefined,
+    to: rateOf,
+  },
+  origins: {
+    fallback: null,
+    expected:
+      "a non-empty array of origins ('https://a.example', " +
+      "'https://*.a.example', 'null'), without a path, or a function, or null",
+    fits: (value) => originsOf(value) !== undefined,
+    to: originsOf,
+  },
   ignoreXForwardedFor: boolean(false),
   parseCookies: boolean(true),
   parseExtensions: boolean(true),

@@ -3,6 +3,9 @@
 const { randomBytes } = require('node:crypto');
 const { EventEmitter } = require('node:events');
 const co = require('co');
+const { Admission } = require('./admission');
+const { arrivalOf } = require('./arrival');
+const { unlessClaimed } = require('./claims');
 const { Deliveries } = require('./crossing');
 const { startGateway, useThreads } = require('./native');
 const { fromNative, textOf } = require('./errors');
@@ -22,9 +25,9 @@ const { yieldable } = require('./yieldable');
  * @typedef {import('..').Gateway} PublicGateway
  */
 
-const CLAIMS = ['data', 'readable', 'end', 'error', 'close'];
 const NOT_HERE = { status: 404, reason: 'Nothing listens at this path.' };
 const CLOSING = { status: 503, reason: 'Server is shutting down' };
+const TOO_LATE = { status: 408, reason: 'Handshake timed out' };
 
 /**
  * Connects to the broker, declares what the gateway needs and takes the
@@ -76,9 +79,22 @@ class Gateway extends EventEmitter {
   /** @type {import('./handover').Bridges} */
   #bridges = new Map();
   #deliveries = new Deliveries();
-  /** Connections whose keyFn has not answered. @type {Set<Carrier>} */
-  #pending = new Set();
+  #admission;
+  /** Takes the listener off each server. @type {(() => void)[]} */
+  #leave = [];
+  /**
+   * Connections whose keyFn has not answered, and what ends their waiting.
+   *
+   * @type {Map<Carrier, NodeJS.Timeout | undefined>}
+   */
+  #pending = new Map();
   #rejected = 0;
+  #rejectedBy = {
+    origins: 0,
+    maxConnections: 0,
+    connectionRate: 0,
+    handshakeTimeout: 0,
+  };
   #keyErrors = 0;
   /** @type {import('..').Yieldable<void> | undefined} */
   #closed;
@@ -91,6 +107,7 @@ class Gateway extends EventEmitter {
     super();
     this.#conf = conf;
     this.#settings = settings;
+    this.#admission = new Admission(settings, conf);
   }
 
   /** Connections that hold a key here. */
@@ -101,10 +118,16 @@ class Gateway extends EventEmitter {
   stats() {
     const native = /** @type {NativeGateway} */ (this.#native);
     const { lost, ...stats } = native.stats();
+    const by = this.#rejectedBy;
     return {
       ...stats,
       undeliverable: lost,
+      handshakes: this.#pending.size,
       rejected: this.#rejected,
+      rejectedByOrigins: by.origins,
+      rejectedByMaxConnections: by.maxConnections,
+      rejectedByConnectionRate: by.connectionRate,
+      rejectedByHandshakeTimeout: by.handshakeTimeout,
       keyErrors: this.#keyErrors,
     };
   }
@@ -115,11 +138,10 @@ class Gateway extends EventEmitter {
   }
 
   async #close() {
-    for (const server of this.#settings.httpServers) {
-      server.removeListener('upgrade', this.#onUpgrade);
+    for (const leave of this.#leave) leave();
+    for (const carrier of [...this.#pending.keys()]) {
+      if (this.#settled(carrier)) this.#refuse(carrier, CLOSING);
     }
-    for (const carrier of this.#pending) this.#refuse(carrier, CLOSING);
-    this.#pending.clear();
     await this.#native?.close();
     safeEmit(this, 'close');
   }
@@ -131,47 +153,33 @@ class Gateway extends EventEmitter {
   _open(native) {
     this.#native = native;
     for (const server of this.#settings.httpServers) {
+      /** @type {(httpRequest: IncomingMessage, socket: any, head: Buffer) => void} */
+      const listener = (httpRequest, socket, head) => {
+        this.#onUpgrade(server, httpRequest, socket, head);
+      };
       // First, so as to see the socket before other listeners touch it.
-      server.prependListener('upgrade', this.#onUpgrade);
+      server.prependListener('upgrade', listener);
+      this.#leave.push(() => server.removeListener('upgrade', listener));
     }
   }
 
   /**
+   * @param {import('node:http').Server} server
    * @param {IncomingMessage} httpRequest
    * @param {Socket} socket
    * @param {Buffer} head
    */
-  #onUpgrade = (httpRequest, socket, head) => {
+  #onUpgrade(server, httpRequest, socket, head) {
     const { path } = this.#settings;
+    const alone = (server.listenerCount?.('upgrade') ?? 1) < 2;
     if (path !== null && path !== pathOf(httpRequest)) {
-      const only =
-        /** @type {any} */ (socket).server?.listenerCount?.('upgrade') < 2;
-      if (only) this.#upgrade(httpRequest, socket, head, NOT_HERE);
-      return;
-    }
-    const server = /** @type {any} */ (socket).server;
-    const alone = (server?.listenerCount?.('upgrade') ?? 1) < 2;
-    if (alone || path !== null) {
+      if (alone) this.#upgrade(httpRequest, socket, head, NOT_HERE);
+    } else if (alone || path !== null) {
       this.#upgrade(httpRequest, socket, head);
-      return;
+    } else if (isWebSocket(httpRequest)) {
+      unlessClaimed(socket, () => this.#upgrade(httpRequest, socket, head));
     }
-    if (!isWebSocket(httpRequest)) return;
-    // Who else listens decides in this same turn. Node cannot read from the
-    // socket before the next tick is over, so nothing is lost by waiting.
-    const written = socket.bytesWritten;
-    const claims = claimsOn(socket);
-    process.nextTick(() => {
-      const taken =
-        socket.destroyed ||
-        socket.bytesWritten !== written ||
-        socket.writableLength > 0 ||
-        socket.readableFlowing !== null ||
-        // Who listens to a socket has plans for it, perhaps after a question
-        // to somebody else.
-        claimsOn(socket) > claims;
-      if (!taken) this.#upgrade(httpRequest, socket, head);
-    });
-  };
+  }
 
   /**
    * @param {IncomingMessage} httpRequest
@@ -185,7 +193,52 @@ class Gateway extends EventEmitter {
     const carrier = takeOver(socket, head, this.#settings);
     if (refusal) this.#refuse(carrier, refusal);
     else if (this.#closed) this.#refuse(carrier, CLOSING);
-    else void this.#decide(request, carrier);
+    else if (this.#admits(request, carrier))
+      void this.#decide(request, carrier);
+  }
+
+  /**
+   * @param {KeyRequest} request
+   * @param {Carrier} carrier
+   */
+  #admits(request, carrier) {
+    const native = /** @type {NativeGateway} */ (this.#native);
+    const denial = this.#admission.check(
+      request,
+      () => native.running() + this.#pending.size,
+    );
+    if (!denial) return true;
+    this.#rejectedBy[denial.limit] += 1;
+    this.#refuse(carrier, denial.rejection);
+    if ('error' in denial) safeEmit(this, 'keyError', denial.error, request);
+    return false;
+  }
+
+  /**
+   * Holds a connection until #settled() or until its time is up.
+   *
+   * @param {Carrier} carrier
+   */
+  #hold(carrier) {
+    const { handshakeTimeout } = this.#settings;
+    const late = () => {
+      if (!this.#settled(carrier)) return;
+      this.#rejectedBy.handshakeTimeout += 1;
+      this.#refuse(carrier, TOO_LATE);
+    };
+    this.#pending.set(
+      carrier,
+      handshakeTimeout > 0 ? setTimeout(late, handshakeTimeout) : undefined,
+    );
+  }
+
+  /**
+   * @param {Carrier} carrier
+   * @returns {boolean} false when somebody else has answered it
+   */
+  #settled(carrier) {
+    clearTimeout(this.#pending.get(carrier));
+    return this.#pending.delete(carrier);
   }
 
   /**
@@ -193,14 +246,14 @@ class Gateway extends EventEmitter {
    * @param {Carrier} carrier
    */
   async #decide(request, carrier) {
-    this.#pending.add(carrier);
+    this.#hold(carrier);
     let rejection;
     try {
       const key = await this.#askKey(request);
       const arrival =
         key && !request.rejection ? arrivalOf(request, key) : null;
-      // Closing has answered for it.
-      if (!this.#pending.delete(carrier)) return;
+      // Closing or the timeout has answered for it.
+      if (!this.#settled(carrier)) return;
       rejection = request.rejection;
       if (arrival) rejection = this.#accept(request, carrier, arrival);
       else rejection ??= { status: 404, reason: 'bad request' };
@@ -208,7 +261,7 @@ class Gateway extends EventEmitter {
       const { status, reason } = Object(error);
       rejection = request.rejection ?? { status: status || 404, reason };
       safeEmit(this, 'keyError', error, request);
-      if (!this.#pending.delete(carrier)) return;
+      if (!this.#settled(carrier)) return;
     }
     if (rejection) this.#refuse(carrier, rejection);
   }
@@ -306,11 +359,6 @@ class Gateway extends EventEmitter {
   }
 }
 
-/** @param {Socket} socket */
-function claimsOn(socket) {
-  return CLAIMS.reduce((sum, name) => sum + socket.listenerCount(name), 0);
-}
-
 /** @param {IncomingMessage} httpRequest */
 function pathOf({ url = '' }) {
   return url.split('?', 1)[0];
@@ -319,34 +367,6 @@ function pathOf({ url = '' }) {
 /** @param {IncomingMessage} httpRequest */
 function isWebSocket({ headers }) {
   return headers.upgrade?.toLowerCase() === 'websocket';
-}
-
-/**
- * What the native side has to know of a connection.
- *
- * @param {KeyRequest} request
- * @param {unknown} key
- * @throws for a key that has no text
- */
-function arrivalOf(request, key) {
-  return {
-    key: String(key),
-    keyJson: keyJson(key),
-    headers: JSON.stringify(request.httpRequest.headers),
-  };
-}
-
-/**
- * The value that status messages carry.
- *
- * @param {unknown} key
- */
-function keyJson(key) {
-  try {
-    return JSON.stringify(key) ?? JSON.stringify(String(key));
-  } catch {
-    return JSON.stringify(String(key));
-  }
 }
 
 /**

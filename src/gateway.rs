@@ -169,6 +169,11 @@ impl Gateway {
         shared.let_go();
     }
 
+    /// Connections that hold a socket, including those that are not in the hub yet and those that are closing.
+    pub fn running(&self) -> usize {
+        *self.shared.running.borrow()
+    }
+
     pub fn stats(&self) -> Stats {
         let Shared { hub, line, counters, .. } = &*self.shared;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

@@ -173,6 +173,12 @@ impl NativeGateway {
         Ok(bridge)
     }
 
+    /// Connections that hold a socket, from `accept` until the last byte is out.
+    #[napi(catch_unwind)]
+    pub fn running(&self) -> f64 {
+        self.gateway.running() as f64
+    }
+
     #[napi(catch_unwind)]
     pub fn stats(&self) -> NativeStats {
         self.gateway.stats().into()

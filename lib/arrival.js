@@ -1,0 +1,33 @@
+'use strict';
+
+/** @typedef {InstanceType<typeof import('./request').Request>} KeyRequest */
+
+/**
+ * What the native side has to know of a connection.
+ *
+ * @param {KeyRequest} request
+ * @param {unknown} key
+ * @throws for a key that has no text
+ */
+function arrivalOf(request, key) {
+  return {
+    key: String(key),
+    keyJson: keyJson(key),
+    headers: JSON.stringify(request.httpRequest.headers),
+  };
+}
+
+/**
+ * The value that status messages carry.
+ *
+ * @param {unknown} key
+ */
+function keyJson(key) {
+  try {
+    return JSON.stringify(key) ?? JSON.stringify(String(key));
+  } catch {
+    return JSON.stringify(String(key));
+  }
+}
+
+module.exports = { arrivalOf };
