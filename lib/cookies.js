@@ -3,7 +3,6 @@
 // Cookies of a request (RFC 6265), and those that its response sets.
 
 const { isDate } = require('node:util/types');
-const { parse: parseCookie } = require('cookie');
 const { isToken } = require('./checks');
 
 /**
@@ -28,9 +27,18 @@ function parseCookies(header) {
     const value = raw.startsWith('"') ? raw.slice(1, -1) : raw;
     return {
       name: pair.slice(0, equals).trim(),
-      value: parseCookie(`_=${value}`)._ ?? value,
+      value: decoded(value),
     };
   });
+}
+
+/** @param {string} value */
+function decoded(value) {
+  try {
+    return decodeURIComponent(value);
+  } catch {
+    return value;
+  }
 }
 
 /**
