@@ -3,10 +3,15 @@
 /** @typedef {InstanceType<typeof import('./request').Request>} KeyRequest */
 
 /**
+ * @typedef {Omit<import('./handover').Arrival, 'response'>} KnownArrival
+ */
+
+/**
  * What the native side has to know of a connection.
  *
  * @param {KeyRequest} request
  * @param {unknown} key
+ * @returns {KnownArrival}
  * @throws for a key that has no text
  */
 function arrivalOf(request, key) {

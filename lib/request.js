@@ -5,6 +5,7 @@ const { STATUS_CODES } = require('node:http');
 const url = require('node:url');
 const { isToken } = require('./checks');
 const { parseCookies, printable, quoted, setCookies } = require('./cookies');
+const { versionOf } = require('./handshake');
 
 /**
  * @typedef {import('..').Request} PublicRequest
@@ -25,7 +26,6 @@ const { parseCookies, printable, quoted, setCookies } = require('./cookies');
 
 // RFC 6455, section 1.3.
 const ACCEPT_GUID = '258EAFA5-E914-47DA-95CA-C5AB0DC85B11';
-const VERSIONS = [8, 13];
 // The refusal has no body and ends the connection; a second opinion on that
 // would contradict what is sent.
 const FRAMING = ['connection', 'content-length', 'transfer-encoding'];
@@ -51,7 +51,7 @@ class Request {
   #cookies;
 
   /**
-   * The request must have passed Request.check().
+   * The request must have passed refusalOf().
    *
    * @param {import('node:http').IncomingMessage} httpRequest
    * @param {import('node:stream').Duplex} socket
@@ -86,48 +86,6 @@ class Request {
 
     /** @type {Rejection | null} */
     this.rejection = null;
-  }
-
-  /**
-   * The refusals of the opening handshake (RFC 6455, section 4.2.1), with the
-   * reasons of WebSocket-Node 1.0.35 where it has one.
-   *
-   * @param {import('node:http').IncomingMessage} httpRequest
-   * @returns {{ status: number, reason: string, headers: Record<string, string> } | null}
-   *   null when the request may go on
-   */
-  static check(httpRequest) {
-    const { headers, method } = httpRequest;
-    if (method !== 'GET') {
-      return refusal(405, 'Client must use the GET method.', { Allow: 'GET' });
-    }
-    if (!headers.host) {
-      return refusal(400, 'Client must provide a Host header.');
-    }
-    const key = headers['sec-websocket-key'];
-    if (!key) {
-      return refusal(400, 'Client must provide a value for Sec-WebSocket-Key.');
-    }
-    const version = versionOf(httpRequest);
-    if (!version) {
-      return refusal(
-        400,
-        'Client must provide a value for Sec-WebSocket-Version.',
-      );
-    }
-    if (!VERSIONS.includes(version)) {
-      // The missing space is WebSocket-Node's, and part of its text.
-      return refusal(
-        426,
-        `Unsupported websocket client version: ${version}` +
-          'Only versions 8 and 13 are supported.',
-        { 'Sec-WebSocket-Version': '13' },
-      );
-    }
-    if (!/^[A-Za-z0-9+/]{22}==$/.test(key)) {
-      return refusal(400, 'Sec-WebSocket-Key is not 16 bytes in base64.');
-    }
-    return null;
   }
 
   /**
@@ -321,20 +279,6 @@ class Request {
     const requested = this.protocolFullCaseMap[key];
     return isToken(requested) ? requested : protocol;
   }
-}
-
-/**
- * @param {number} status
- * @param {string} reason
- * @param {Record<string, string>} [headers]
- */
-function refusal(status, reason, headers = {}) {
-  return { status, reason, headers };
-}
-
-/** @param {import('node:http').IncomingMessage} httpRequest */
-function versionOf({ headers }) {
-  return parseInt(String(headers['sec-websocket-version']), 10);
 }
 
 /** @param {string | string[] | undefined} header */

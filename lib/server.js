@@ -10,6 +10,7 @@ const { Deliveries } = require('./crossing');
 const { startGateway, useThreads } = require('./native');
 const { fromNative, textOf } = require('./errors');
 const { output, takeOver } = require('./handover');
+const { isWebSocket, refusalOf } = require('./handshake');
 const { requestKey } = require('./keys');
 const { emitLineEvent, safeEmit } = require('./line-events');
 const { mqSettings, wsSettings } = require('./options');
@@ -187,7 +188,7 @@ class Gateway extends EventEmitter {
    * @param {Buffer} head
    * @param {import('./request').Rejection | null} [refusal]
    */
-  #upgrade(httpRequest, socket, head, refusal = Request.check(httpRequest)) {
+  #upgrade(httpRequest, socket, head, refusal = refusalOf(httpRequest)) {
     if (socket.destroyed) return;
     const request = new Request(httpRequest, socket, this.#settings);
     const carrier = takeOver(socket, head, this.#settings);
@@ -247,22 +248,22 @@ class Gateway extends EventEmitter {
    */
   async #decide(request, carrier) {
     this.#hold(carrier);
+    /** @type {import('./arrival').KnownArrival | null} */
+    let arrival = null;
+    /** @type {import('./request').Rejection | null} */
     let rejection;
     try {
       const key = await this.#askKey(request);
-      const arrival =
-        key && !request.rejection ? arrivalOf(request, key) : null;
-      // Closing or the timeout has answered for it.
-      if (!this.#settled(carrier)) return;
       rejection = request.rejection;
-      if (arrival) rejection = this.#accept(request, carrier, arrival);
+      if (key && !rejection) arrival = arrivalOf(request, key);
       else rejection ??= { status: 404, reason: 'bad request' };
     } catch (error) {
-      const { status, reason } = Object(error);
-      rejection = request.rejection ?? { status: status || 404, reason };
+      rejection = request.rejection ?? rejectionOf(error);
       safeEmit(this, 'keyError', error, request);
-      if (!this.#settled(carrier)) return;
     }
+    // Closing or the timeout has answered for it.
+    if (!this.#settled(carrier)) return;
+    if (arrival) rejection = this.#accept(request, carrier, arrival);
     if (rejection) this.#refuse(carrier, rejection);
   }
 
@@ -281,7 +282,8 @@ class Gateway extends EventEmitter {
   /**
    * @param {KeyRequest} request
    * @param {Carrier} carrier
-   * @param {{ key: string, keyJson: string, headers: string }} arrival
+   * @param {import('./arrival').KnownArrival} arrival
+   * @returns {import('./request').Rejection | null}
    */
   #accept(request, carrier, arrival) {
     const { protocol, origin } = this.#settings;
@@ -289,12 +291,20 @@ class Gateway extends EventEmitter {
     if (rejection) return rejection;
     if (carrier.isGone()) {
       carrier.destroy();
-    } else {
-      const native = /** @type {NativeGateway} */ (this.#native);
-      const bytes = Buffer.from(response, 'latin1');
-      carrier.accept(native, this.#bridges, { ...arrival, response: bytes });
+      return null;
     }
-    return null;
+    const native = /** @type {NativeGateway} */ (this.#native);
+    const bytes = Buffer.from(response, 'latin1');
+    try {
+      carrier.accept(native, this.#bridges, { ...arrival, response: bytes });
+      return null;
+    } catch (error) {
+      // An 'error' without a listener would end the process.
+      if (this.listenerCount('error')) {
+        safeEmit(this, 'error', fromNative(error));
+      }
+      return { status: 500 };
+    }
   }
 
   /**
@@ -359,14 +369,24 @@ class Gateway extends EventEmitter {
   }
 }
 
-/** @param {IncomingMessage} httpRequest */
-function pathOf({ url = '' }) {
-  return url.split('?', 1)[0];
+/**
+ * The answer to what keyFn throws, which can be anything, proxies and getters
+ * that throw included.
+ *
+ * @param {unknown} error
+ */
+function rejectionOf(error) {
+  try {
+    const { status, reason } = Object(error);
+    return { status: status || 404, reason };
+  } catch {
+    return { status: 404 };
+  }
 }
 
 /** @param {IncomingMessage} httpRequest */
-function isWebSocket({ headers }) {
-  return headers.upgrade?.toLowerCase() === 'websocket';
+function pathOf({ url = '' }) {
+  return url.split('?', 1)[0];
 }
 
 /**

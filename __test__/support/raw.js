@@ -34,9 +34,11 @@ function upgradeRequest(path, headers = {}, method = 'GET') {
 class RawPeer {
   /** @param {net.NetConnectOpts & { secure?: boolean }} where */
   static async connect({ secure = false, ...where }) {
-    const options = { rejectUnauthorized: false, ...where };
-    const socket = secure ? tls.connect(options) : net.connect(options);
-    const peer = new RawPeer(socket);
+    const wire = net.connect(where);
+    const socket = secure
+      ? tls.connect({ rejectUnauthorized: false, ...where, socket: wire })
+      : wire;
+    const peer = new RawPeer(socket, wire);
     await new Promise((resolve, reject) => {
       socket.once(secure ? 'secureConnect' : 'connect', () => resolve());
       socket.once('error', reject);
@@ -45,9 +47,13 @@ class RawPeer {
     return peer;
   }
 
-  /** @param {net.Socket} socket */
-  constructor(socket) {
+  /**
+   * @param {net.Socket} socket
+   * @param {net.Socket} wire what is below TLS
+   */
+  constructor(socket, wire) {
     this.socket = socket;
+    this.wire = wire;
     this.bytes = Buffer.alloc(0);
     /** @type {NonNullable<ReturnType<typeof readFrame>>[]} */
     this.frames = [];
@@ -60,7 +66,9 @@ class RawPeer {
     this.head = null;
     socket.on('data', (chunk) => this.#read(chunk));
     socket.on('end', () => (this.ended = true));
-    socket.on('error', (error) => (this.error = error));
+    for (const each of new Set([socket, wire])) {
+      each.on('error', (error) => (this.error = error));
+    }
     this.closed = new Promise((resolve) => socket.once('close', resolve));
   }
 
@@ -118,7 +126,7 @@ class RawPeer {
 
   /** Leaves with an RST. */
   reset() {
-    this.socket.resetAndDestroy();
+    this.wire.resetAndDestroy();
     return this.closed;
   }
 }

@@ -30,10 +30,13 @@ function certificate() {
 
 let made;
 
-/** @param {import('node:http').RequestListener} [listener] */
-function secureServer(listener) {
+/**
+ * @param {import('node:http').RequestListener} [listener]
+ * @param {import('node:https').ServerOptions} [options]
+ */
+function secureServer(listener, options) {
   made ??= certificate();
-  return https.createServer(made, listener);
+  return https.createServer({ ...made, ...options }, listener);
 }
 
 module.exports = { secureServer };
