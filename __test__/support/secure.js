@@ -6,8 +6,12 @@ const https = require('node:https');
 const os = require('node:os');
 const path = require('node:path');
 
-/** A key and a certificate that it has signed itself. */
-function certificate() {
+/**
+ * A key and a certificate that it has signed itself.
+ *
+ * @param {string} [name]
+ */
+function certificate(name = 'localhost') {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'message-engin-tls-'));
   try {
     const [key, cert] = ['key.pem', 'cert.pem'].map((name) =>
@@ -16,7 +20,7 @@ function certificate() {
     execFileSync(
       'openssl',
       [
-        ...['req', '-x509', '-nodes', '-days', '2', '-subj', '/CN=localhost'],
+        ...['req', '-x509', '-nodes', '-days', '2', '-subj', `/CN=${name}`],
         ...['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1'],
         ...['-keyout', key, '-out', cert],
       ],
@@ -39,4 +43,4 @@ function secureServer(listener, options) {
   return https.createServer({ ...made, ...options }, listener);
 }
 
-module.exports = { secureServer };
+module.exports = { certificate, secureServer };
