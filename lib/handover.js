@@ -49,12 +49,8 @@ function takeOver(socket, head, settings) {
   const early = [head];
   for (let chunk; (chunk = socket.read()) !== null;) early.push(chunk);
   const bytes = early.length > 1 ? Buffer.concat(early) : head;
+  setOptions(socket, settings);
   if (isPlainTcp(socket)) {
-    // Options of the socket are shared with its duplicate.
-    socket.setNoDelay(settings.disableNagleAlgorithm);
-    if (settings.useNativeKeepalive) {
-      socket.setKeepAlive(true, settings.keepaliveInterval);
-    }
     try {
       const { fd } = /** @type {any} */ (socket)._handle;
       return reserved(socket, NativeSocket.reserve(fd, bytes));
@@ -63,6 +59,24 @@ function takeOver(socket, head, settings) {
     }
   }
   return bridged(socket, bytes);
+}
+
+/**
+ * Sets what a duplicate of the descriptor shares; TLS sockets pass it on, and
+ * pipes do nothing.
+ *
+ * @param {Socket} socket
+ * @param {import('./options').WsSettings} settings
+ */
+function setOptions(socket, settings) {
+  // Node passes on only what it takes for a change, and a TLS socket does not
+  // know what the http server has set on the one below it.
+  socket.setNoDelay?.(true);
+  socket.setNoDelay?.(settings.disableNagleAlgorithm);
+  if (settings.keepalive && settings.useNativeKeepalive) {
+    // Node cuts it down to seconds, and none of them would mean two hours.
+    socket.setKeepAlive?.(true, Math.max(1000, settings.keepaliveInterval));
+  }
 }
 
 /**
