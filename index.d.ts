@@ -544,7 +544,10 @@ export interface WsOptions {
   dropConnectionOnKeepaliveTimeout?: boolean;
   /** From the ping until the drop, in ms. Default 10000. */
   keepaliveGracePeriod?: number;
-  /** TCP keep-alive instead of pings. Default false. */
+  /**
+   * TCP keep-alive instead of pings, after `keepaliveInterval` in whole
+   * seconds, at least one; the rest is the system's. Default false.
+   */
   useNativeKeepalive?: boolean;
 
   /** Only true is possible: workers receive whole messages. */

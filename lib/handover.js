@@ -8,6 +8,9 @@ const { Socket: NativeSocket } = require('./native');
  * @typedef {import('../binding').NativeGateway} NativeGateway
  */
 
+// How long a refused client has to take its answer and close, in ms.
+const REFUSAL_PATIENCE = 2000;
+
 /**
  * What becomes of a connection once keyFn has spoken. `head` and the like are
  * bytes of the HTTP response, in latin1.
@@ -122,9 +125,12 @@ function bridged(socket, head) {
   return {
     isGone: () => socket.destroyed || socket.readableEnded,
     reject(response) {
-      socket.once('finish', () => socket.destroy());
       socket.end(response);
+      // Closed at once, what the client still sends would be answered by a
+      // reset, which can overtake the answer. It ends with the client's FIN.
       socket.resume();
+      const late = setTimeout(() => socket.destroy(), REFUSAL_PATIENCE).unref();
+      socket.once('close', () => clearTimeout(late));
     },
     destroy: () => socket.destroy(),
     accept(gateway, bridges, { key, keyJson, headers, response }) {
