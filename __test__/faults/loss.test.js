@@ -1,0 +1,55 @@
+'use strict';
+
+// The broker is killed and comes back, twice, under load.
+
+const test = require('ava');
+const { withVictim } = require('../support/faults/broker');
+const { LEAST, MOST, scene } = require('../support/faults/scene');
+
+const victim = withVictim(test);
+const LOAD = { browsers: 20, up: 2000, down: 1000 };
+const FEWER = 1000;
+
+/** Kills the broker twice. The times during which it was known to be away. */
+async function killTwice(world) {
+  const spans = [];
+  for (let round = 0; round < 2; round += 1) {
+    const marks = world.marks();
+    await victim.kill();
+    await world.all('reconnecting', marks);
+    const since = Date.now();
+    const { up, down } = world.ledger;
+    const enough = [up.sent + FEWER, down.sent + FEWER / 2];
+    await world.sends(enough);
+    const until = Date.now();
+    const again = world.marks();
+    await victim.restore();
+    await world.all('ready', again);
+    await world.traffic();
+    spans.push({ since, until });
+  }
+  return spans;
+}
+
+test('at-least-once: nothing is lost', async (t) => {
+  t.timeout(300_000);
+  const world = await scene(t, { ...victim.settings(), ...LEAST }, LOAD);
+  await world.begin();
+  await killTwice(world);
+  await world.settle({ all: true });
+  world.ledger.isWhole(t);
+  world.nobodyLeft(t);
+});
+
+test('at-most-once: nothing is lost that was sent meanwhile', async (t) => {
+  t.timeout(300_000);
+  const world = await scene(t, { ...victim.settings(), ...MOST }, LOAD);
+  await world.begin();
+  const spans = await killTwice(world);
+  await world.settle({ all: false });
+  for (const span of spans) world.ledger.isWhole(t, span);
+  for (const { name, missing, sent } of world.ledger.ways) {
+    t.true(missing < sent / 100, `${name}: ${missing} of ${sent} are lost`);
+  }
+  world.nobodyLeft(t);
+});

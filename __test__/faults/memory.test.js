@@ -1,0 +1,240 @@
+'use strict';
+
+// Memory stays bounded with a browser that does not read, and with a broker
+// that takes nothing; those who have nothing to do with it get everything.
+
+const test = require('ava');
+const { setTimeout: delay } = require('node:timers/promises');
+const { withVictim } = require('../support/faults/broker');
+const { gatewayChild } = require('../support/faults/children');
+const { gather, percentile } = require('../support/faults/crowd');
+const { Hand, inLedger } = require('../support/faults/hand');
+const { Ledger } = require('../support/faults/ledger');
+const { watch } = require('../support/faults/lines');
+const { LEAST, MODES, PATIENCE, settled } = require('../support/faults/scene');
+const { RawPeer } = require('../support/raw');
+const { until } = require('../support/until');
+
+const victim = withVictim(test);
+const MB = 1024 * 1024;
+const SIZE = 60_000;
+
+/** A gateway in a process of its own, a worker, and browsers that read. */
+async function stage(t, mqConf, wsConf, crowdOptions) {
+  const ledger = new Ledger();
+  const conf = { ...victim.settings(), reconnectBackoffTime: 100, ...mqConf };
+  const hand = new Hand(conf, 'w', inLedger(ledger));
+  t.teardown(() => hand.client.close());
+  await hand.client.init();
+  const gateway = await gatewayChild(t, conf, wsConf);
+  const crowd = await gather(t, gateway.url, ledger, crowdOptions);
+  t.teardown(() => hand.stop());
+  return { conf, ledger, hand, gateway, crowd };
+}
+
+/** A browser that is connected and reads when it is told to. */
+async function lazy(t, { port }, key) {
+  const raw = await RawPeer.connect({ host: '127.0.0.1', port });
+  t.teardown(() => raw.leave());
+  const { status } = await raw.upgrade(`/?key=${key}`, { to: key });
+  t.is(status, 101);
+  raw.socket.pause();
+  return raw;
+}
+
+/** Sends so many bytes to a key, as fast as there is room. */
+async function flood(hand, key, bytes) {
+  const filler = 'z'.repeat(SIZE);
+  for (let n = 0; n < bytes / SIZE; n += 1) {
+    if (!hand.client.send(`${n} ${filler}`, { to: key })) {
+      await new Promise((resolve) => hand.client.once('drain', resolve));
+    } else if (n % 16 === 0) {
+      // Others have their turn.
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+  await until(() => hand.client.stats().buffered === 0, PATIENCE);
+}
+
+for (const [slowConsumer, mode] of [
+  ['close', MODES[1]],
+  ['close', MODES[0]],
+  ['drop', MODES[1]],
+  ['drop', MODES[0]],
+]) {
+  test(`${mode.delivery}, ${slowConsumer}: 240 MB for one that does not read`, async (t) => {
+    t.timeout(300_000);
+    const crowdOptions = { count: 5, rate: 100 };
+    const { ledger, hand, gateway, crowd } = await stage(
+      ...[t, mode, { slowConsumer }, crowdOptions],
+    );
+    crowd.start();
+    hand.start(crowd.keys, 200);
+    // Its buffers have their size when as much has gone through as can wait.
+    const warm = await lazy(t, gateway, 'warm');
+    warm.socket.on('data', () => {});
+    warm.socket.removeAllListeners('data');
+    warm.socket.on('data', () => {});
+    warm.socket.resume();
+    await flood(hand, 'warm', 40 * MB);
+    warm.leave();
+    const { distinct } = ledger.down;
+    await until(() => ledger.down.distinct > distinct + 400, PATIENCE);
+    const quiet = crowd.browsers.flatMap((b) => b.latencies.splice(0));
+
+    const slow = await lazy(t, gateway, 'slow');
+    await gateway.ask('peak');
+    const before = await gateway.ask('memory');
+    await flood(hand, 'slow', 240 * MB);
+    const after = ledger.down.sent;
+    await until(() => ledger.down.distinct > after, PATIENCE);
+    const peak = await gateway.ask('peak');
+    const loud = crowd.browsers.flatMap((b) => b.latencies.splice(0));
+    t.log(
+      `grew by ${((peak - before) / MB).toFixed(1)} MiB; p99 of others: ` +
+        `${percentile(quiet, 0.99)} ms before, ${percentile(loud, 0.99)} ms meanwhile`,
+    );
+    t.true(peak - before < 32 * MB, `${(peak - before) / MB} MiB`);
+
+    crowd.stop();
+    hand.stop();
+    await settled(ledger, { all: true });
+    ledger.isWhole(t);
+    t.deepEqual(crowd.closes, []);
+    const gone = hand.statuses.filter(({ key }) => key === 'slow').slice(1);
+    if (slowConsumer === 'close') {
+      await until(() => hand.statuses.at(-1).key === 'slow');
+      const [last] = hand.statuses.slice(-1);
+      t.like(last, { status: 0, key: 'slow', reasonCode: 1013 });
+    } else {
+      t.deepEqual(gone, []);
+      t.true((await gateway.ask('stats')).overflowed > 0);
+      // It may read on, and what comes from now on reaches it.
+      slow.socket.resume();
+      const last = () =>
+        slow.frames.some(({ payload }) => String(payload) === 'the last');
+      await until(() => {
+        hand.client.send('the last', { to: 'slow' });
+        return last();
+      }, PATIENCE);
+    }
+  });
+}
+
+for (const mode of MODES) {
+  test(`${mode.delivery}, wait: who does not read gets all of it later`, async (t) => {
+    t.timeout(300_000);
+    const { hand, gateway } = await stage(
+      ...[t, { ...mode, bufferSize: 4 * MB }, { slowConsumer: 'wait' }],
+      { count: 1 },
+    );
+    const slow = await lazy(t, gateway, 'slow');
+    const before = await gateway.ask('memory');
+    await gateway.ask('peak');
+    const COUNT = 500;
+    const filler = 'z'.repeat(SIZE);
+    for (let n = 0; n < COUNT; n += 1) {
+      if (!hand.client.send(`${n} ${filler}`, { to: 'slow' })) {
+        await new Promise((resolve) => hand.client.once('drain', resolve));
+      }
+    }
+    await until(() => hand.client.stats().buffered === 0, PATIENCE);
+    const peak = await gateway.ask('peak');
+    t.true(peak - before < 48 * MB, `${(peak - before) / MB} MiB`);
+    slow.socket.resume();
+    await until(() => slow.frames.length >= COUNT, PATIENCE);
+    const numbers = slow.frames.map(({ payload }) => parseInt(payload, 10));
+    t.deepEqual(
+      numbers,
+      Array.from({ length: COUNT }, (_, n) => n),
+    );
+  });
+
+  test(`${mode.delivery}: a broker without memory is waited for`, async (t) => {
+    t.timeout(300_000);
+    const bufferSize = 2 * MB;
+    const { ledger, hand, gateway, crowd } = await stage(
+      ...[t, { ...mode, bufferSize, heartbeat: 2 }, {}],
+      { count: 10, rate: 500, size: 2000 },
+    );
+    const line = watch(hand.client);
+    crowd.start();
+    hand.start(crowd.keys, 500, 2000);
+    await until(() => ledger.down.distinct > 2000, PATIENCE);
+    await gateway.ask('peak');
+    const before = await gateway.ask('memory');
+
+    const rabbit = victim.rabbit();
+    await rabbit.ctl('set_vm_memory_high_watermark', '0.0000001');
+    t.teardown(() => rabbit.ctl('set_vm_memory_high_watermark', '0.4'));
+    const { args } = await line.next('blocked', 0, PATIENCE);
+    t.is(typeof args[0], 'string');
+    t.regex(args[0], /memory/);
+    await until(() => gateway.events('blocked').length > 0, PATIENCE);
+    // The fault's own time: longer than the heartbeat's patience.
+    await delay(10_000);
+    await until(() => hand.held, PATIENCE);
+    const { buffered } = await gateway.ask('stats');
+    t.true(buffered <= bufferSize + 64 * 1024, `${buffered} bytes wait`);
+    t.true(crowd.allOpen);
+
+    await rabbit.ctl('set_vm_memory_high_watermark', '0.4');
+    await line.next('unblocked', 0, PATIENCE);
+    await until(() => gateway.events('unblocked').length > 0, PATIENCE);
+    const { distinct } = ledger.up;
+    await until(() => ledger.up.distinct > distinct + 1000, PATIENCE);
+    crowd.stop();
+    hand.stop();
+    await settled(ledger, { all: true });
+    ledger.isWhole(t);
+    for (const way of ledger.ways) t.is(way.doubled, 0);
+    t.is(ledger.down.refused, 0);
+    t.deepEqual(crowd.closes, []);
+    t.is(await gateway.ask('size'), crowd.browsers.length);
+    t.is(line.count('reconnecting'), 0);
+    t.is(gateway.events('reconnecting').length, 0);
+    const peak = await gateway.ask('peak');
+    t.log(`grew by ${((peak - before) / MB).toFixed(1)} MiB`);
+    t.true(peak - before < 32 * MB, `${(peak - before) / MB} MiB`);
+  });
+
+  test(`${mode.delivery}: a full buffer holds everybody back`, async (t) => {
+    t.timeout(300_000);
+    const bufferSize = 200_000;
+    const { ledger, hand, gateway, crowd } = await stage(
+      ...[t, { ...mode, bufferSize }, {}],
+      { count: 4, rate: 400, size: 20_000 },
+    );
+    const line = watch(hand.client);
+    await victim.kill();
+    await line.next('reconnecting', 0, PATIENCE);
+    await until(() => gateway.events('reconnecting').length > 0, PATIENCE);
+    // Browsers: their own buffers fill, since they are not read any more.
+    crowd.start();
+    await until(() => crowd.unsent > 2 * MB, PATIENCE);
+    crowd.stop();
+    const { buffered } = await gateway.ask('stats');
+    t.true(buffered <= bufferSize + 25_000, `${buffered} bytes wait`);
+    // The worker: goes on although it is told to hold on.
+    const keys = crowd.keys;
+    const filler = 'y'.repeat(10_000);
+    const answers = [];
+    for (let n = 0; n < 60; n += 1) {
+      answers.push(hand.say(keys[n % keys.length], filler));
+    }
+    await until(() => line.count('undeliverable') > 0);
+    const held = answers.indexOf(false);
+    t.true(held > 10 && held <= 20, `${held} found room`);
+    t.true(ledger.down.refused >= 60 - 40 && ledger.down.refused <= 60 - 34);
+    t.deepEqual(crowd.closes, []);
+
+    await victim.restore();
+    await line.next('drain', 0, PATIENCE);
+    await settled(ledger, { all: true });
+    ledger.isWhole(t);
+    if (mode !== LEAST) {
+      for (const way of ledger.ways) t.is(way.doubled, 0);
+    }
+    t.deepEqual(crowd.closes, []);
+  });
+}
