@@ -59,6 +59,43 @@ async function startRabbit(options = {}) {
   return node;
 }
 
+/**
+ * Starts a cluster of brokers on this machine, and waits until they are one.
+ *
+ * @param {number} count
+ * @param {RabbitOptions} [options]
+ * @returns {Promise<Rabbit[]>}
+ */
+async function startCluster(count, options = {}) {
+  const first = await startRabbit(options);
+  if (!(first instanceof RabbitNode)) {
+    throw new Problem('A broker that somebody else runs makes no cluster.');
+  }
+  const nodes = [first];
+  try {
+    while (nodes.length < count) {
+      const { installation, settings } = first;
+      const node = new RabbitNode(installation, settings, first);
+      nodes.push(node);
+      await node.start();
+      await node.join();
+    }
+    return nodes;
+  } catch (error) {
+    await stopCluster(nodes);
+    throw error;
+  }
+}
+
+/**
+ * The first one last, since the others use its epmd.
+ *
+ * @param {Rabbit[]} nodes
+ */
+async function stopCluster(nodes) {
+  for (const node of [...nodes].reverse()) await node.stop();
+}
+
 /** The folder of rabbitmq-server and rabbitmqctl, or null. */
 function findServer() {
   const server = which('rabbitmq-server', [DEBIAN_BIN]);
@@ -135,4 +172,7 @@ async function sharedRabbit() {
   return external(url, ctl ? JSON.parse(ctl) : undefined);
 }
 
-module.exports = { startRabbit, sharedRabbit, shareEnv };
+module.exports = {
+  ...{ startRabbit, sharedRabbit, shareEnv },
+  ...{ startCluster, stopCluster },
+};

@@ -95,9 +95,12 @@ class RabbitNode {
    * @param {Installation} installation
    * @param {Record<string, string | number | boolean>} settings for
    *   rabbitmq.conf
+   * @param {RabbitNode | null} [first] of the cluster that it is to join: they
+   *   share its epmd and its cookie
    */
-  constructor(installation, settings) {
+  constructor(installation, settings, first = null) {
     counter += 1;
+    this.first = first;
     this.installation = installation;
     this.settings = settings;
     this.name = `message-engin-${process.pid}-${counter}@localhost`;
@@ -133,7 +136,7 @@ class RabbitNode {
     for (let attempt = 1; ; attempt += 1) {
       this.port = await freePort();
       this.distPort = await freePort();
-      this.epmdPort = await freePort();
+      this.epmdPort = this.first?.epmdPort ?? (await freePort());
       try {
         this.writeFiles();
         await this.startEpmd();
@@ -162,7 +165,9 @@ class RabbitNode {
     fs.writeFileSync(this.file('enabled_plugins'), '[].\n');
     const cookie = this.file('.erlang.cookie');
     if (!fs.existsSync(cookie)) {
-      const secret = crypto.randomBytes(20).toString('hex');
+      const secret = this.first
+        ? fs.readFileSync(this.first.file('.erlang.cookie'))
+        : crypto.randomBytes(20).toString('hex');
       fs.writeFileSync(cookie, secret, { mode: 0o400 });
     }
   }
@@ -207,6 +212,7 @@ class RabbitNode {
   }
 
   async startEpmd() {
+    if (this.first) return;
     const port = String(this.epmdPort);
     const command = ['epmd', '-port', port, '-address', this.host];
     this.epmd = this.spawn(command);
@@ -276,6 +282,14 @@ class RabbitNode {
     const { wrapper, bin } = this.installation;
     const command = [...wrapper, `${bin}/rabbitmqctl`, '-n', this.name];
     return { command, env: this.env() };
+  }
+
+  /** Becomes a member of the cluster of the first node. */
+  async join() {
+    if (!this.first) return;
+    await this.ctl('stop_app');
+    await this.ctl('join_cluster', this.first.name);
+    await this.ctl('start_app');
   }
 
   /** Ends the broker as a crash or a power cut does. */

@@ -59,9 +59,17 @@ async function cargo(env) {
   });
 }
 
-/** The package through its public face. @type {Suite} */
-async function ava(env, node = process.execPath) {
-  const result = await run(node, [bin('ava')], { prefix: '  ava | ', env });
+/**
+ * The package through its public face.
+ *
+ * @param {NodeJS.ProcessEnv} env
+ * @param {string} [node]
+ * @param {string[]} [args]
+ * @returns {Promise<Outcome>}
+ */
+async function ava(env, node = process.execPath, args = []) {
+  const command = [bin('ava'), ...args];
+  const result = await run(node, command, { prefix: '  ava | ', env });
   return outcome(result, {
     // Its summary leaves this number out when a test has failed.
     passed: result.lines.filter((line) => /^\s*[✔√] /.test(line)).length,

@@ -24,7 +24,8 @@ const { long, longlong, longstr, octet, short, shortstr, table } = amqp;
  * @typedef {{ exchange: string, key: string, header: Buffer, body: Buffer,
  *   redelivered: boolean }} Message
  * @typedef {{ link: Link, channel: number, tag: string }} Consumer
- * @typedef {{ name: string, messages: Message[], consumers: Consumer[] }} Queue
+ * @typedef {{ name: string, messages: Message[], consumers: Consumer[],
+ *   owner: Link | null }} Queue
  * @typedef {{ number: number, confirms: boolean, published: number,
  *   delivered: number, inHand: Map<number, { queue: Queue, message: Message }>,
  *   content: any }} Channel
@@ -173,7 +174,14 @@ const answers = {
     link.say(number, 'exchange.declare-ok');
   },
   'queue.declare'(link, number, reader) {
-    const queue = link.broker.queue(second(reader));
+    const name = second(reader);
+    const exclusive = (reader.octet() & 4) === 4;
+    const queue = link.broker.queue(name);
+    if (queue.owner && queue.owner !== link) {
+      link.closeChannel(number, 405, `RESOURCE_LOCKED - queue '${name}'`);
+      return;
+    }
+    if (exclusive) queue.owner = link;
     link.say(
       ...[number, 'queue.declare-ok', shortstr(queue.name)],
       ...[long(queue.messages.length), long(queue.consumers.length)],
@@ -313,7 +321,7 @@ class ScriptedBroker {
   queue(name) {
     let queue = this.queues.get(name);
     if (!queue) {
-      queue = { name, messages: [], consumers: [] };
+      queue = { name, messages: [], consumers: [], owner: null };
       this.queues.set(name, queue);
     }
     return queue;
@@ -363,6 +371,7 @@ class ScriptedBroker {
       const { link, channel: number, tag } = consumer;
       const channel = link.channels.get(number);
       const message = queue.messages.shift();
+      // In turn.
       queue.consumers.push(queue.consumers.shift());
       channel.delivered += 1;
       channel.inHand.set(channel.delivered, { queue, message });
@@ -393,6 +402,20 @@ class ScriptedBroker {
     for (const { queue } of back) this.deliver(queue);
   }
 
+  /** For the log of a test that fails. */
+  state() {
+    const queues = [...this.queues.values()].map(
+      ({ name, messages, consumers }) =>
+        `${name}: ${messages.length} messages, ${consumers.length} consumers`,
+    );
+    const inHand = [...this.links].map((link) =>
+      [...link.channels.values()].map((each) => each.inHand.size).join(' '),
+    );
+    return [...queues, ...inHand.map((sizes) => `in hand: ${sizes}`)].join(
+      '\n',
+    );
+  }
+
   /** Takes a consumer away, and tells it. @param {string} name of its queue */
   cancel(name) {
     const queue = this.queue(name);
@@ -405,6 +428,9 @@ class ScriptedBroker {
   forget(link) {
     this.links.delete(link);
     for (const number of [...link.channels.keys()]) this.giveBack(link, number);
+    for (const { name, owner } of [...this.queues.values()]) {
+      if (owner === link) this.queues.delete(name);
+    }
   }
 }
 

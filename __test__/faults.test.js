@@ -1,0 +1,60 @@
+'use strict';
+
+// What fails in short: `npm run test:faults` has all of it, and under load.
+
+const test = require('ava');
+const { withVictim } = require('./support/faults/broker');
+const { openRoad } = require('./support/faults/proxy');
+const { LEAST, MODES, scene } = require('./support/faults/scene');
+const { isExternal } = require('./support/rabbit');
+
+const victim = withVictim(test);
+const breaking = isExternal ? test.skip : test.serial;
+
+for (const mode of MODES) {
+  breaking(
+    `${mode.delivery}: the broker is killed and comes back`,
+    async (t) => {
+      t.timeout(180_000);
+      const world = await scene(t, { ...victim.settings(), ...mode });
+      await world.begin();
+      const marks = world.marks();
+      await victim.kill();
+      await world.all('reconnecting', marks);
+      const since = Date.now();
+      const { up, down } = world.ledger;
+      await world.sends([up.sent + 100, down.sent + 100]);
+      const until = Date.now();
+      await victim.restore();
+      await world.all('ready', marks);
+      await world.traffic();
+      const all = mode === LEAST;
+      await world.settle({ all });
+      world.ledger.isWhole(t, all ? {} : { since, until });
+      world.nobodyLeft(t);
+    },
+  );
+
+  breaking(
+    `${mode.delivery}: connections are reset, three times`,
+    async (t) => {
+      t.timeout(180_000);
+      const { port } = victim.rabbit();
+      const road = await openRoad(t, port);
+      const conf = { ...victim.settings(), ...mode };
+      const world = await scene(t, victim.through(conf, road));
+      await world.begin();
+      for (let round = 0; round < 3; round += 1) {
+        const marks = world.marks();
+        road.reset();
+        await world.all('ready', marks);
+        await world.traffic();
+      }
+      const all = mode === LEAST;
+      await world.settle({ all });
+      if (all) world.ledger.isWhole(t);
+      else t.log(world.ledger.table());
+      world.nobodyLeft(t);
+    },
+  );
+}
