@@ -106,6 +106,8 @@ class RabbitNode {
     this.name = `message-engin-${process.pid}-${counter}@localhost`;
     this.host = HOST;
     this.port = 0;
+    this.distPort = 0;
+    this.epmdPort = 0;
     this.version = '';
     /** @type {Child | null} */
     this.broker = null;

@@ -27,7 +27,7 @@ const { long, longlong, longstr, octet, short, shortstr, table } = amqp;
  * @typedef {{ name: string, messages: Message[], consumers: Consumer[],
  *   owner: Link | null }} Queue
  * @typedef {{ number: number, confirms: boolean, published: number,
- *   delivered: number, inHand: Map<number, { queue: Queue, message: Message }>,
+ *   delivered: number, limit: number, inHand: Map<number, { queue: Queue, message: Message }>,
  *   content: any }} Channel
  */
 
@@ -46,16 +46,21 @@ class Link {
     socket.setNoDelay(true);
     socket.on('error', () => {});
     socket.on('data', (chunk) => this.#read(chunk));
-    this.closed = once(socket, 'close').then(() => broker.forget(this));
+    this.heard = performance.now();
+    this.closed = new Promise((resolve) => socket.once('close', resolve));
+    this.closed.then(() => broker.forget(this));
     const beat = setInterval(() => {
       this.write(amqp.frame(amqp.FRAME.heartbeat, 0, Buffer.alloc(0)));
+      // As a broker does, after three intervals.
+      const silence = performance.now() - this.heard;
+      if (silence > broker.heartbeat * 3000) socket.destroy();
     }, 400);
     this.closed.then(() => clearInterval(beat));
   }
 
   /** @param {Buffer} bytes */
   write(bytes) {
-    if (!this.mute && !this.socket.destroyed) this.socket.write(bytes);
+    if (!this.mute && this.socket.writable) this.socket.write(bytes);
   }
 
   /** @param {number} channel @param {string} name @param {...Buffer} args */
@@ -65,6 +70,7 @@ class Link {
 
   /** @param {Buffer} chunk */
   #read(chunk) {
+    this.heard = performance.now();
     if (this.mute) return;
     this.bytes = Buffer.concat([this.bytes, chunk]);
     if (!this.greeted) {
@@ -158,7 +164,7 @@ const answers = {
   'channel.open'(link, number) {
     link.channels.set(number, {
       ...{ number, confirms: false, published: 0, delivered: 0 },
-      ...{ inHand: new Map(), content: null },
+      ...{ limit: Infinity, inHand: new Map(), content: null },
     });
     link.say(number, 'channel.open-ok', longstr(''));
   },
@@ -201,7 +207,11 @@ const answers = {
     link.broker.queues.delete(second(reader));
     link.say(number, 'queue.delete-ok', long(0));
   },
-  'basic.qos': (link, number) => link.say(number, 'basic.qos-ok'),
+  'basic.qos'(link, number, reader) {
+    reader.long();
+    link.channels.get(number).limit = reader.short() || Infinity;
+    link.say(number, 'basic.qos-ok');
+  },
   'basic.consume'(link, number, reader) {
     const queue = link.broker.queue(second(reader));
     const tag = reader.shortstr() || `tag-${number}-${queue.name}`;
@@ -255,13 +265,20 @@ const answers = {
  */
 function settle(link, number, tag, multiple, back = false) {
   const { inHand } = link.channels.get(number);
-  for (const [each, { queue, message }] of [...inHand]) {
+  // Backwards, so that what goes back keeps its order.
+  for (const [each, { queue, message }] of [...inHand].reverse()) {
     if (each !== tag && !(multiple && (each < tag || tag === 0))) continue;
     inHand.delete(each);
     if (!back) continue;
     queue.messages.unshift({ ...message, redelivered: true });
-    link.broker.deliver(queue);
   }
+  link.broker.deliverAll();
+}
+
+/** @param {Consumer} consumer */
+function hasRoom({ link, channel }) {
+  const { inHand, limit } = link.channels.get(channel) ?? {};
+  return inHand !== undefined && inHand.size < limit;
 }
 
 class ScriptedBroker {
@@ -366,13 +383,15 @@ class ScriptedBroker {
 
   /** @param {Queue} queue */
   deliver(queue) {
-    while (queue.messages.length && queue.consumers.length) {
-      const consumer = queue.consumers[0];
+    while (queue.messages.length > 0) {
+      const index = queue.consumers.findIndex((each) => hasRoom(each));
+      if (index < 0) return;
+      // In turn.
+      const [consumer] = queue.consumers.splice(index, 1);
+      queue.consumers.push(consumer);
       const { link, channel: number, tag } = consumer;
       const channel = link.channels.get(number);
       const message = queue.messages.shift();
-      // In turn.
-      queue.consumers.push(queue.consumers.shift());
       channel.delivered += 1;
       channel.inHand.set(channel.delivered, { queue, message });
       const { redelivered, exchange, key, header, body } = message;
@@ -399,7 +418,12 @@ class ScriptedBroker {
     for (const { queue, message } of back) {
       queue.messages.unshift({ ...message, redelivered: true });
     }
-    for (const { queue } of back) this.deliver(queue);
+    this.deliverAll();
+  }
+
+  /** Room has come up. */
+  deliverAll() {
+    for (const queue of this.queues.values()) this.deliver(queue);
   }
 
   /** For the log of a test that fails. */
