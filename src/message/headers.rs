@@ -253,6 +253,22 @@ mod tests {
     }
 
     #[test]
+    fn a_number_stays_the_number_that_it_is() {
+        // The last one is within an i64 but beyond what a double can tell apart.
+        for number in
+            ["0.1", "2.638344616030823e-256", "1.8446744073372083e25", "-7.555786372591432e22", "9007199254740993"]
+        {
+            let headers = Headers::from_json(&format!(r#"{{"n":{number}}}"#)).unwrap();
+            match headers.0[0].1 {
+                Value::Double(read) => assert_eq!(Ok(read), number.parse(), "{number}"),
+                ref other => assert_eq!(other, &Value::Int(number.parse().unwrap())),
+            }
+            let again = Headers::from_json(&headers.to_json()).unwrap();
+            assert_eq!(again, headers, "{number}");
+        }
+    }
+
+    #[test]
     fn bad_header_json_is_an_error() {
         for text in ["", "[]", "{", "!{\"a\":[]}", "!{\"a\":[\"q\"]}", "!{\"a\":[\"x\",\"0g\"]}"] {
             assert!(Headers::from_json(text).is_err(), "{text}");

@@ -32,7 +32,10 @@ use connect::Connection;
 use consuming::Consuming;
 use declare::{Control, Declared};
 use publishing::{Offered, Published, Publishing};
+#[cfg(not(feature = "fuzzing"))]
 use wire::Broken;
+#[cfg(feature = "fuzzing")]
+pub use wire::{Broken, METHOD, Reader, parse_method};
 
 /// The least time between two declarations of what has gone.
 const DECLARE_INTERVAL: Duration = Duration::from_millis(250);

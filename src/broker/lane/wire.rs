@@ -160,12 +160,15 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             Some(body) if body.end - body.start == size => bytes.slice(body.start..body.end),
             Some(body) => join_bodies(&bytes[body.start - FRAME_HEAD..], size),
         };
-        // Class, method, consumer tag; then the delivery tag, the redelivered bit, exchange and routing key.
-        let tag_at = method.start + 5 + usize::from(*bytes.get(method.start + 4).ok_or_else(malformed)?);
-        let Some(mut fixed) = bytes.get(tag_at..tag_at + 9) else { return Err(malformed()) };
+        // Class, method, consumer tag; then the delivery tag, the redelivered bit, exchange and routing key. The consumer
+        // tag's length must not lead out of the frame.
+        let arguments = &bytes[method.start..method.end];
+        let tag_at = 5 + usize::from(*arguments.get(4).ok_or_else(malformed)?);
+        let Some(mut fixed) = arguments.get(tag_at..tag_at + 9) else { return Err(malformed()) };
         let (tag, redelivered) = (fixed.get_u64(), fixed.get_u8() & 1 != 0);
-        let envelope = bytes.slice(tag_at + 9..header.end);
-        let properties = header.start + 12 - (tag_at + 9);
+        let names = method.start + tag_at + 9;
+        let envelope = bytes.slice(names..header.end);
+        let properties = header.start + 12 - names;
         let route = route(method.channel).ok_or_else(malformed)?;
         let envelope = Envelope::Encoded { bytes: envelope, properties };
         Ok(Some(Delivery { route, redelivered, repeated: false, tag, session, envelope, body }))
@@ -288,5 +291,43 @@ impl Publish {
     /// Whether a content header with these properties fits into one frame, as it must.
     pub fn fits(message: &Outgoing, frame_max: usize) -> bool {
         message.properties.encoded().len() + MESSAGE_ID_ROOM + 12 + FRAME_EXTRA <= frame_max
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+        let size = (payload.len() as u32).to_be_bytes();
+        [&[kind, 0, 1], &size[..], payload, &[END]].concat()
+    }
+
+    /// What a broker sends for a body of two bytes, with this basic.deliver.
+    async fn read(deliver: &[u8]) -> Result<Option<Delivery>, Broken> {
+        let header = [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0];
+        let stream = [frame(METHOD, deliver), frame(HEADER, &header), frame(BODY, b"ab")].concat();
+        let mut reader = Reader::new(&stream[..], 131_072);
+        reader.fill().await?;
+        assert_eq!(reader.is_delivery()?, Some(true));
+        reader.take_delivery(|_| Some(Route::Message))
+    }
+
+    #[tokio::test]
+    async fn a_consumer_tag_that_leads_out_of_its_frame_is_a_broken_delivery() {
+        let good = [&[0, 60, 0, 60, 1, b'c'], &7_u64.to_be_bytes()[..], &[1, 1, b'e', 1, b'k']].concat();
+        let delivery = read(&good).await.unwrap().unwrap();
+        assert_eq!((delivery.tag, delivery.redelivered, delivery.exchange()), (7, true, "e"));
+        assert_eq!((delivery.routing_key(), &delivery.body[..]), ("k", &b"ab"[..]));
+        for length in 0..=255 {
+            let mut longer = good.clone();
+            longer[4] = length;
+            let read = read(&longer).await;
+            let inside = usize::from(length) + 5 + 9 <= good.len();
+            assert_eq!(read.is_ok(), inside, "{length}");
+        }
+        for end in 4..good.len() {
+            assert_eq!(read(&good[..end]).await.is_ok(), end >= 15, "{end}");
+        }
     }
 }
