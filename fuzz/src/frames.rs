@@ -1,0 +1,220 @@
+//! What a WebSocket client sends, through a whole connection.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use message_engin::config::SocketSettings;
+use message_engin::message::Content;
+use message_engin::peer::{Ended, Frame, Handle, Peer, Sink};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
+use tokio::time::{sleep, timeout};
+
+use crate::rfc6455::{self, Expected, Limits};
+use crate::{Dice, Input, cuts};
+
+const RESPONSE: &[u8] = b"HTTP/1.1 101\r\n\r\n";
+
+/// How the same bytes come, and what happens beside them.
+#[derive(Clone, Copy)]
+struct Way {
+    /// See `cuts`.
+    split: u8,
+    /// How many of the bytes come with the upgrade request.
+    early: usize,
+    /// Bytes between both ends.
+    pipe: usize,
+    /// The sink has no room every so often.
+    reluctant: bool,
+    /// Long enough for a ping, before the piece with this index.
+    silence: Option<usize>,
+    /// Frames for the browser.
+    outgoing: usize,
+}
+
+const AT_ONCE: Way = Way { split: 0, early: 0, pipe: 1 << 20, reluctant: false, silence: None, outgoing: 0 };
+
+struct Inbox {
+    messages: Vec<Content>,
+    ready: bool,
+    dice: Option<Dice>,
+}
+
+impl Sink for Inbox {
+    fn take(&mut self, content: Content) {
+        assert!(self.ready, "a message without room for it");
+        self.ready = false;
+        self.messages.push(content);
+    }
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.ready = self.dice.as_mut().is_none_or(|dice| dice.below(3) > 0);
+        if self.ready {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+pub fn run(data: &[u8]) {
+    let mut input = Input(data);
+    let limits =
+        Limits { frame: input.choose([65_536, 125, 126, 300]), message: input.choose([1 << 20, 16, 125, 400]) };
+    let split = input.byte();
+    let flags = input.byte();
+    let early = usize::from(input.byte()) * 4;
+    let bytes = input.0;
+    let other = Way {
+        split,
+        early: early.min(bytes.len()),
+        pipe: [1 << 16, 1, 7, 300][usize::from(flags & 3)],
+        reluctant: flags & 4 != 0,
+        silence: (flags & 8 != 0).then_some(usize::from(split) % 5),
+        outgoing: usize::from(flags >> 5),
+    };
+    let expected = rfc6455::read(bytes, limits);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let [at_once, otherwise] = [AT_ONCE, other].map(|way| {
+        let (messages, ended, written) = runtime.block_on(connection(bytes, limits, way));
+        assert_eq!(messages, expected.messages, "messages; expected codes: {:?}", expected.codes);
+        assert!(expected.codes.contains(&ended.code), "{ended:?} is none of {:?}", expected.codes);
+        check_written(&written, &ended, &expected, way.outgoing);
+        ended
+    });
+    assert_eq!(at_once.code, otherwise.code, "the same bytes in other pieces: {at_once:?}, {otherwise:?}");
+}
+
+fn settings(limits: Limits) -> SocketSettings {
+    SocketSettings {
+        max_received_frame_size: limits.frame,
+        max_received_message_size: limits.message,
+        keepalive: true,
+        keepalive_interval: 20_000,
+        drop_connection_on_keepalive_timeout: true,
+        keepalive_grace_period: 10_000,
+        use_native_keepalive: false,
+        close_timeout: 5_000,
+        binary: true,
+        max_backpressure: 1 << 20,
+        message_key: None,
+    }
+}
+
+fn outgoing(index: usize) -> Content {
+    let size = [0, 5, 125, 126, 1000, 70_000][index % 6];
+    if index.is_multiple_of(2) {
+        Content::Text(vec![b'a'; size].into())
+    } else {
+        Content::Binary(vec![0xff; size].into())
+    }
+}
+
+async fn connection(bytes: &[u8], limits: Limits, way: Way) -> (Vec<Content>, Ended, Vec<u8>) {
+    let settings = Arc::new(settings(limits));
+    let handle = Handle::new(&settings);
+    let (browser, stream) = duplex(way.pipe);
+    let (mut from, mut into) = split(browser);
+    let (early, later) = bytes.split_at(way.early);
+    let mut inbox = Inbox { messages: Vec::new(), ready: false, dice: way.reluctant.then_some(Dice(way.split.into())) };
+
+    let server = async {
+        let opened = Peer::open(stream, RESPONSE.to_vec(), early.to_vec(), handle.clone(), settings.clone()).await;
+        let mut peer = opened.expect("somebody reads the response");
+        let (ended, _) = peer.run(&mut inbox).await;
+        peer.linger().await;
+        ended
+    };
+    let sending = async {
+        for index in 0..way.outgoing {
+            handle.send(Frame::new(&outgoing(index))).expect("the connection has just begun");
+        }
+        for (index, piece) in cuts(later.len(), way.split).into_iter().enumerate() {
+            if way.silence == Some(index) {
+                sleep(Duration::from_secs(25)).await;
+            }
+            // The server has ended the connection.
+            if into.write_all(&later[piece]).await.is_err() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        let _ = into.shutdown().await;
+    };
+    let reading = async {
+        let mut written = Vec::new();
+        let _ = from.read_to_end(&mut written).await;
+        written
+    };
+    let all = async { tokio::join!(server, sending, reading) };
+    let (ended, (), written) = timeout(Duration::from_secs(600), all).await.expect("the connection hangs");
+    for message in &inbox.messages {
+        let (Content::Text(content) | Content::Binary(content)) = message;
+        assert!(content.len() <= limits.message, "a message of {} bytes", content.len());
+        assert!(matches!(message, Content::Binary(_)) || std::str::from_utf8(content).is_ok(), "not UTF-8");
+    }
+    (inbox.messages, ended, written)
+}
+
+/// What a server writes: unmasked frames, in order, with nothing behind a close frame.
+fn check_written(written: &[u8], ended: &Ended, expected: &Expected, sent: usize) {
+    let mut rest = written.strip_prefix(RESPONSE).expect("the response comes first");
+    let mut data = 0;
+    let mut closed = None;
+    while !rest.is_empty() {
+        assert!(closed.is_none(), "something behind a close frame");
+        // Whoever is gone misses the end of a frame; everybody else gets whole ones.
+        let Some((first, payload, behind)) = written_frame(rest) else {
+            assert_eq!(ended.code, 1006, "half a frame");
+            return;
+        };
+        match first {
+            0x81 | 0x82 => {
+                assert!(data < sent, "a data frame that nobody sent");
+                let (opcode, content) = match outgoing(data) {
+                    Content::Text(content) => (0x81, content),
+                    Content::Binary(content) => (0x82, content),
+                };
+                assert!(first == opcode && content == payload, "data frame {data} is not what was sent");
+                data += 1;
+            }
+            0x88 => closed = Some(payload.to_vec()),
+            0x89 => assert!(payload.is_empty()),
+            0x8a => assert!(expected.pings.iter().any(|ping| ping == payload), "a pong that answers no ping"),
+            other => panic!("a frame that begins with {other:#x}"),
+        }
+        rest = behind;
+    }
+    if ended.code == 1006 {
+        return;
+    }
+    let closed = closed.expect("a close frame");
+    match closed.split_first_chunk::<2>() {
+        None => assert_eq!((ended.code, closed.len()), (1005, 0)),
+        Some((code, reason)) => {
+            assert_eq!(u16::from_be_bytes(*code), ended.code);
+            assert!(std::str::from_utf8(reason).is_ok(), "a reason that is not UTF-8");
+        }
+    }
+}
+
+/// First byte, payload and what lies behind; None while it is not complete.
+fn written_frame(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (&[first, second], rest) = bytes.split_first_chunk()?;
+    assert!(second & 0x80 == 0, "a server does not mask");
+    let (length, rest) = match second {
+        126 => {
+            let (wide, rest) = rest.split_first_chunk()?;
+            assert!(u16::from_be_bytes(*wide) > 125, "a length in too many bytes");
+            (usize::from(u16::from_be_bytes(*wide)), rest)
+        }
+        127 => {
+            let (wide, rest) = rest.split_first_chunk()?;
+            assert!(u64::from_be_bytes(*wide) > 65_535, "a length in too many bytes");
+            (usize::try_from(u64::from_be_bytes(*wide)).ok()?, rest)
+        }
+        length => (length.into(), rest),
+    };
+    assert!(first & 8 == 0 || length <= 125, "a control frame of {length} bytes");
+    let (payload, rest) = rest.split_at_checked(length)?;
+    Some((first, payload, rest))
+}

@@ -1,0 +1,87 @@
+//! Properties and header tables from the wire.
+
+use message_engin::message::{Delivery, Headers, Properties, Value};
+use serde::de::IgnoredAny;
+
+use crate::{Input, encoded, shared};
+
+pub fn run(data: &[u8]) {
+    let mut input = Input(data);
+    // Where the envelope says that the properties begin.
+    let properties = input.choose([2, 0, 1, 40, usize::MAX]);
+    let bytes = input.0.to_vec();
+    let delivery = encoded(bytes.clone(), properties, "");
+    let _ = (delivery.exchange(), delivery.routing_key());
+    check(&delivery);
+
+    // The bytes as a table alone, behind the flags that say so: no length has to be guessed.
+    let mut alone = vec![0, 0, 0x20, 0];
+    alone.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+    alone.extend_from_slice(&bytes);
+    check(&encoded(alone, 2, ""));
+}
+
+fn check(delivery: &Delivery) {
+    let json = delivery.headers_json();
+    let headers = delivery.headers();
+    if let Err(error) = serde_json::from_str::<IgnoredAny>(json.trim_start_matches('!')) {
+        panic!("{error}: {json}");
+    }
+    // Straight from the bytes or by way of values, it is the same.
+    assert_eq!(json, headers.to_json());
+
+    let mut seen: Vec<&str> = Vec::new();
+    // A name that is not UTF-8 is replaced, and cannot be asked for.
+    for (name, value) in headers.0.iter().filter(|(name, _)| !name.contains('\u{fffd}')) {
+        let first = !seen.contains(&&**name);
+        seen.push(name);
+        if !first || seen.len() > 50 {
+            continue;
+        }
+        let found = delivery.header(name);
+        assert!(found.as_ref().is_some_and(|found| same(found, value)), "{name}: {found:?} is not {value:?}");
+        let text = if let Value::Text(text) = value { Some(&**text) } else { None };
+        assert_eq!(delivery.text_header(name).as_deref(), text, "{name}");
+    }
+
+    // What we write of it reads the same, under this and under another content type.
+    let written = Properties::new(delivery.content_type(), &headers);
+    let other = written.with_content_type("other");
+    let (written, other) = (shared(written, ""), shared(other, ""));
+    assert_eq!(written.content_type(), delivery.content_type());
+    assert_eq!(other.content_type(), "other");
+    if names_fit(&headers) {
+        for again in [written.headers(), other.headers()] {
+            assert!(same_table(&again, &headers), "{again:?} is not {headers:?}");
+        }
+    }
+}
+
+/// A replaced character is longer than what it replaces, and a name of more than 255 bytes stays behind.
+fn names_fit(headers: &Headers) -> bool {
+    fn fits(value: &Value) -> bool {
+        match value {
+            Value::Array(items) => items.iter().all(fits),
+            Value::Table(table) => names_fit(table),
+            _ => true,
+        }
+    }
+    headers.0.iter().all(|(name, value)| name.len() <= 255 && fits(value))
+}
+
+/// Equal, and not a number is itself.
+pub fn same(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Double(one), Value::Double(other)) => one.to_bits() == other.to_bits(),
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(one, other))
+        }
+        (Value::Table(one), Value::Table(other)) => same_table(one, other),
+        _ => one == other,
+    }
+}
+
+pub fn same_table(one: &Headers, other: &Headers) -> bool {
+    let equal = |(one, other): (&(Box<str>, Value), &(Box<str>, Value))| one.0 == other.0 && same(&one.1, &other.1);
+    one.0.len() == other.0.len() && one.0.iter().zip(&other.0).all(equal)
+}
