@@ -77,6 +77,14 @@ export interface NativeClientStats {
   reconnects: number
 }
 
+/** All of it DER. */
+export interface NativePfx {
+  /** PKCS #8 */
+  keys: Array<Buffer>
+  /** X.509 */
+  certificates: Array<Buffer>
+}
+
 /** What `gateway.stats()` shows; `lib/server.js` adds what it counts itself. */
 export interface NativeStats {
   connections: number
@@ -93,6 +101,8 @@ export interface NativeStats {
   lost: number
   reconnects: number
 }
+
+export declare function readPfx(data: Buffer, passphrase: string): NativePfx
 
 /**
  * Connects, declares the shared queues and resolves to the client. `deliver` is called with batches, `event` for what

@@ -8,7 +8,7 @@ const { isPort, isText, warn } = require('./checks');
 const { OptionError } = require('./errors');
 
 const URL_FORMS =
-  "'amqp://login:password@host:port/vhost' with each part " +
+  "'amqp[s]://login:password@host:port/vhost' with each part " +
   "percent-encoded, 'memory:' or 'memory://name'";
 // A short string (AMQP 0-9-1, 4.2.5).
 const MAX_VHOST = 255;
@@ -56,14 +56,14 @@ function brokerFromUrl(url) {
   const tls = url.protocol === 'amqps:';
   const slashes = url.href.startsWith(`${url.protocol}//`);
   const host = decodeURIComponent(url.hostname);
-  const port = Number(url.port || (tls ? 5671 : 5672));
+  const port = url.port && Number(url.port);
   const vhost = decodeURIComponent(url.pathname.slice(1));
   if (
     !(tls || url.protocol === 'amqp:') ||
     !slashes ||
     // A '#' that is not encoded would cut off most of the url unseen.
     url.hash ||
-    !isPort(port) ||
+    !(port === '' || isPort(port)) ||
     !(host === '' || parseHost(host)) ||
     !isText(vhost, MAX_VHOST)
   ) {
@@ -75,7 +75,7 @@ function brokerFromUrl(url) {
     );
   }
   return {
-    ssl: tls,
+    ssl: { enabled: tls },
     host,
     port,
     vhost,
@@ -109,14 +109,14 @@ function parseHost(text) {
  *
  * @param {import('./options').MqSettings} settings
  */
-function addressOf({ kind, memoryName, hosts, vhost }) {
+function addressOf({ kind, memoryName, hosts, vhost, tls }) {
   if (kind === 'memory') {
     return `memory:${memoryName && `//${encodeURIComponent(memoryName)}`}`;
   }
   const authorities = hosts.map(
     ({ host, port }) => `${isIPv6(host) ? `[${host}]` : host}:${port}`,
   );
-  return `amqp://${authorities.join()}/${encodeURIComponent(vhost)}`;
+  return `amqp${tls ? 's' : ''}://${authorities.join()}/${encodeURIComponent(vhost)}`;
 }
 
 module.exports = { URL_FORMS, addressOf, parseHost, readUrl };

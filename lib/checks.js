@@ -68,6 +68,15 @@ function isServer(value) {
 }
 
 /**
+ * @param {unknown} value
+ * @returns {value is string | Uint8Array} what a file may hold
+ */
+function isContent(value) {
+  // No instanceof: inside Jest a Buffer may be of another realm.
+  return isText(value) || ArrayBuffer.isView(value);
+}
+
+/**
  * A copy of what JSON can say, or undefined when it cannot be said.
  *
  * @param {unknown} value
@@ -77,7 +86,8 @@ function plainJson(value) {
   try {
     const copy = JSON.parse(
       JSON.stringify(value, (key, item) => {
-        if (!isText(key) || (typeof item === 'string' && !isText(item))) {
+        // A field's name is a short string in AMQP.
+        if (!isText(key, 255) || (typeof item === 'string' && !isText(item))) {
           throw new TypeError('not UTF-8');
         }
         return item;
@@ -125,6 +135,7 @@ function warn(text) {
 
 module.exports = {
   MAX_PORT,
+  isContent,
   isFunction,
   isIntegerWithin,
   isObject,

@@ -5,6 +5,7 @@ const { originsOf, rateOf } = require('./admission');
 const { URL_FORMS, addressOf, parseHost, readUrl } = require('./broker-url');
 const {
   MAX_PORT,
+  isContent,
   isFunction,
   isIntegerWithin,
   isObject,
@@ -19,6 +20,7 @@ const {
 } = require('./checks');
 const { OptionError } = require('./errors');
 const { messageKeyParts, requestKeyParts } = require('./keys');
+const { tlsSettings } = require('./tls');
 
 /**
  * mqConf after checks and defaults: plain data, and all that the native side
@@ -36,7 +38,7 @@ const { messageKeyParts, requestKeyParts } = require('./keys');
  * @property {number} connectionTimeout ms
  * @property {number} heartbeat seconds, 0 for none
  * @property {boolean} noDelay
- * @property {boolean} tls
+ * @property {import('./tls').TlsSettings | null} tls null for plain TCP
  * @property {Record<string, unknown>} clientProperties JSON values
  * @property {boolean} reconnect
  * @property {'linear' | 'exponential'} reconnectBackoffStrategy
@@ -178,6 +180,48 @@ const name = (fallback, maxBytes = MAX_NAME) => ({
 /** @type {(type: string, fits: (value: any) => boolean) => Rule} */
 const required = (expected, fits) => ({ expected, fits, required: true });
 
+/** @type {Rule} */
+const fileName = {
+  expected: 'the name of a file',
+  fits: (value) => isText(value) && !value.includes('\0'),
+  // A secret that was meant for the field without 'File'.
+  secret: true,
+};
+
+/** @type {(expected: string, fits: (value: any) => boolean) => Rule} */
+const secret = (expected, fits) => ({ expected, fits, secret: true });
+
+/**
+ * Options of mqConf.ssl: those of node-amqp 0.2.7, and what they are files of.
+ *
+ * @type {Record<string, Rule>}
+ */
+const sslRules = {
+  // No fallback: a url decides where this does not.
+  enabled: {
+    expected: 'a boolean',
+    fits: (value) => typeof value === 'boolean',
+  },
+  key: secret('a private key in PEM', isContent),
+  keyFile: fileName,
+  cert: secret('certificates in PEM', isContent),
+  certFile: fileName,
+  ca: secret('certificates in PEM, or a non-empty array of them', (value) =>
+    Array.isArray(value)
+      ? value.length > 0 && value.every(isContent)
+      : isContent(value),
+  ),
+  caFile: fileName,
+  pfx: secret('a Buffer', (value) => ArrayBuffer.isView(value)),
+  pfxFile: fileName,
+  passphrase: secret('a well-formed Unicode string', (value) => isText(value)),
+  rejectUnauthorized: boolean(true),
+  servername: {
+    expected: 'a host name or address',
+    fits: (value) => parseHost(value)?.host === value,
+  },
+};
+
 /**
  * Options of mqConf: those of node-amqp 0.2.7 (both of its arguments), the
  * names of message-engin 0.0.5 and our own.
@@ -202,7 +246,6 @@ const mqRules = {
         : parseHost(value) !== null,
   },
   port: {
-    fallback: 5672,
     expected: `an integer from 1 to ${MAX_PORT}`,
     // Ports often come from the environment, and node-amqp takes them as
     // strings too.
@@ -240,12 +283,12 @@ const mqRules = {
   heartbeat: integer(15, 0, MAX_SHORT, 'seconds, 0 for none'),
   noDelay: boolean(true),
   ssl: {
-    expected: 'an object whose enabled is a boolean',
-    fits: (value) =>
-      typeof value === 'boolean' ||
-      (isObject(value) &&
-        ['boolean', 'undefined'].includes(typeof value.enabled)),
-    to: (value) => value === true || value.enabled === true,
+    expected: 'a boolean or an object',
+    fits: (value) => typeof value === 'boolean' || isObject(value),
+    to: (value) =>
+      isObject(value)
+        ? check(value, 'mqConf.ssl', sslRules)
+        : { enabled: value },
     secret: true,
   },
   clientProperties: {
@@ -423,11 +466,9 @@ function mqSettings(mqConf = {}) {
     url,
     given,
   );
-  if (ssl) {
-    throw new OptionError(
-      given.ssl ? 'mqConf.ssl' : 'mqConf.url',
-      'TLS to the broker is not supported yet',
-    );
+  const enabled = ssl?.enabled ?? url?.ssl?.enabled ?? false;
+  if (ssl && ssl.enabled === undefined && !enabled) {
+    warn('mqConf.ssl has no effect without enabled: true or an amqps: url');
   }
   for (const option of ['queueType', 'deadLetterExchange', 'queueExpires']) {
     const isDefault = rest[option] === mqRules[option].fallback;
@@ -445,7 +486,8 @@ function mqSettings(mqConf = {}) {
     );
   }
   const hosts = [host].flat().map((text) => {
-    return { host: text, port, ...parseHost(text) };
+    const usual = port ?? (enabled ? 5671 : 5672);
+    return { host: text, port: usual, ...parseHost(text) };
   });
   if (hostPreference !== undefined) {
     const preferred = Math.min(hostPreference, hosts.length - 1);
@@ -458,7 +500,12 @@ function mqSettings(mqConf = {}) {
     ...rest.clientProperties,
   };
   const settings = /** @type {MqSettings} */ (
-    /** @type {unknown} */ ({ ...rest, hosts, tls: false, clientProperties })
+    /** @type {unknown} */ ({
+      ...rest,
+      hosts,
+      tls: enabled ? tlsSettings(ssl) : null,
+      clientProperties,
+    })
   );
   settings.address = addressOf(settings);
   return settings;

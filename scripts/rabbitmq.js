@@ -20,6 +20,7 @@ const DEBIAN_BIN = '/usr/lib/rabbitmq/bin';
  * @property {string} url with login and password, for mqConf.url
  * @property {string} host
  * @property {number} port
+ * @property {number} tlsPort 0 without TLS
  * @property {string} version
  * @property {number | null} pid of the broker; null when it is not ours
  * @property {(...args: string[]) => Promise<string>} ctl runs rabbitmqctl
@@ -34,6 +35,8 @@ const DEBIAN_BIN = '/usr/lib/rabbitmq/bin';
  *   transient queues that are not exclusive
  * @property {Record<string, string | number | boolean>} [settings] further
  *   lines of rabbitmq.conf
+ * @property {import('./lib/rabbit-node').RabbitTls} [tls] listens for TLS too
+ * @property {string[]} [plugins]
  */
 
 /**
@@ -53,7 +56,7 @@ async function startRabbit(options = {}) {
   const bin = findServer() || (await installServer());
   const node = new RabbitNode(
     { bin, temp: os.tmpdir(), inside: (file) => file, wrapper: [] },
-    options.settings || {},
+    options,
   );
   await node.start();
   return node;
@@ -140,6 +143,7 @@ async function external(url, handle) {
     url,
     host,
     port: number,
+    tlsPort: 0,
     version,
     pid: null,
     ctl: handle ? (...args) => runCtl(handle, args) : not('control'),

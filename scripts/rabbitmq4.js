@@ -195,8 +195,11 @@ async function startRabbit4(options = {}) {
       wrapper: enter(root),
     },
     {
-      'deprecated_features.permit.transient_nonexcl_queues': permit,
-      ...options.settings,
+      ...options,
+      settings: {
+        'deprecated_features.permit.transient_nonexcl_queues': permit,
+        ...options.settings,
+      },
     },
   );
   await node.start();

@@ -1,6 +1,7 @@
 //! Settings as `lib/options.js` hands them over: checked, complete, plain data. Nothing here has a default.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Deserialize;
 
@@ -25,6 +26,8 @@ pub struct BrokerSettings {
     pub heartbeat: u16,
     /// TCP_NODELAY on the connections to the broker.
     pub no_delay: bool,
+    /// None: plain TCP.
+    pub tls: Option<TlsSettings>,
     pub client_properties: BTreeMap<String, serde_json::Value>,
     pub reconnect: bool,
     pub reconnect_backoff_strategy: BackoffStrategy,
@@ -66,6 +69,38 @@ pub enum BrokerKind {
 pub struct Host {
     pub host: String,
     pub port: u16,
+}
+
+/// TLS to the broker; certificates and keys are PEM texts that have been read and checked.
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsSettings {
+    /// Certificates that servers' may be signed by.
+    pub trusted: String,
+    /// Certificates that a server may have itself, whoever signed them.
+    pub pinned: Vec<Pinned>,
+    /// Our certificate and those between it and its root; empty for none.
+    pub certificate: String,
+    /// The PKCS #8 key of our certificate, or empty.
+    pub key: String,
+    pub reject_unauthorized: bool,
+    /// The name that the server's certificate must have; empty for the host's.
+    pub server_name: String,
+}
+
+/// Written by hand: the key is not for logs.
+impl fmt::Debug for TlsSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsSettings").field("reject_unauthorized", &self.reject_unauthorized).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Deserialize)]
+pub struct Pinned {
+    pub certificate: String,
+    /// Seconds since 1970.
+    pub from: u64,
+    pub until: u64,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]

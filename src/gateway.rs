@@ -202,7 +202,7 @@ pub(crate) async fn open_line(
     events: Arc<dyn LineEvents>,
 ) -> Result<(Line, mpsc::Receiver<Batch>)> {
     match settings.kind {
-        BrokerKind::Amqp => Line::open(AmqpBroker::new(settings.clone()), plan, settings, events).await,
+        BrokerKind::Amqp => Line::open(AmqpBroker::new(settings.clone())?, plan, settings, events).await,
         BrokerKind::Memory => Line::open(MemoryBroker::named(&settings.memory_name), plan, settings, events).await,
     }
 }

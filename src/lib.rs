@@ -9,6 +9,7 @@
 //! - [`peer`] is one WebSocket connection, generic over its stream.
 //! - [`keys`] are the keys that are declared instead of asked for in JavaScript.
 //! - [`receipt`] acknowledges what has been written to connections.
+//! - [`pfx`] opens PKCS #12 files.
 //! - [`hub`] knows which connection holds which key; the newest wins.
 //! - [`buffer`] is the bounded queue between two tasks; [`pace`] makes the batches that cross into JavaScript.
 //! - [`message`], [`config`] and [`hooks`] are plain values and the questions that JavaScript answers.
@@ -27,6 +28,7 @@ pub mod keys;
 pub mod message;
 pub mod pace;
 pub mod peer;
+pub mod pfx;
 pub mod receipt;
 pub mod worker;
 

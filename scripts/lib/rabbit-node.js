@@ -34,6 +34,12 @@ const LOOPBACK = '-kernel inet_dist_use_interface {127,0,0,1}';
  * @property {string} temp a folder for temporary files, as this process sees it
  * @property {(file: string) => string} inside a path as those programs see it
  * @property {string[]} wrapper put before each command
+ *
+ * @typedef {object} RabbitTls PEM texts
+ * @property {Buffer | string} ca that clients' certificates must be signed by
+ * @property {Buffer | string} cert
+ * @property {Buffer | string} key
+ * @property {boolean} [requireClients] refuses clients without certificate
  */
 
 let counter = 0;
@@ -93,19 +99,28 @@ function removeFolder(folder) {
 class RabbitNode {
   /**
    * @param {Installation} installation
-   * @param {Record<string, string | number | boolean>} settings for
+   * @param {object} options
+   * @param {Record<string, string | number | boolean>} [options.settings] for
    *   rabbitmq.conf
-   * @param {RabbitNode | null} [first] of the cluster that it is to join: they
-   *   share its epmd and its cookie
+   * @param {RabbitTls} [options.tls]
+   * @param {string[]} [options.plugins]
+   * @param {RabbitNode | null} [options.first] of the cluster that it is to
+   *   join: they share its epmd and its cookie
    */
-  constructor(installation, settings, first = null) {
+  constructor(
+    installation,
+    { settings = {}, tls, plugins = [], first = null },
+  ) {
     counter += 1;
     this.first = first;
     this.installation = installation;
     this.settings = settings;
+    this.tls = tls;
+    this.plugins = plugins;
     this.name = `message-engin-${process.pid}-${counter}@localhost`;
     this.host = HOST;
     this.port = 0;
+    this.tlsPort = 0;
     this.distPort = 0;
     this.epmdPort = 0;
     this.version = '';
@@ -137,6 +152,7 @@ class RabbitNode {
   async start() {
     for (let attempt = 1; ; attempt += 1) {
       this.port = await freePort();
+      if (this.tls) this.tlsPort = await freePort();
       this.distPort = await freePort();
       this.epmdPort = this.first?.epmdPort ?? (await freePort());
       try {
@@ -160,11 +176,13 @@ class RabbitNode {
       'log.console': false,
       'log.file.level': 'info',
       'disk_free_limit.absolute': '1MB',
+      ...this.tlsSettings(),
       ...this.settings,
     };
     const lines = Object.entries(settings).map(([k, v]) => `${k} = ${v}\n`);
     fs.writeFileSync(this.file('rabbitmq.conf'), lines.join(''));
-    fs.writeFileSync(this.file('enabled_plugins'), '[].\n');
+    const plugins = `[${this.plugins.join()}].\n`;
+    fs.writeFileSync(this.file('enabled_plugins'), plugins);
     const cookie = this.file('.erlang.cookie');
     if (!fs.existsSync(cookie)) {
       const secret = this.first
@@ -172,6 +190,23 @@ class RabbitNode {
         : crypto.randomBytes(20).toString('hex');
       fs.writeFileSync(cookie, secret, { mode: 0o400 });
     }
+  }
+
+  tlsSettings() {
+    if (!this.tls) return {};
+    const { ca, cert, key, requireClients = false } = this.tls;
+    const home = this.installation.inside(this.folder);
+    for (const [name, text] of Object.entries({ ca, cert, key })) {
+      fs.writeFileSync(this.file(`${name}.pem`), text);
+    }
+    return {
+      'listeners.ssl.1': `${this.host}:${this.tlsPort}`,
+      'ssl_options.cacertfile': `${home}/ca.pem`,
+      'ssl_options.certfile': `${home}/cert.pem`,
+      'ssl_options.keyfile': `${home}/key.pem`,
+      'ssl_options.verify': 'verify_peer',
+      'ssl_options.fail_if_no_peer_cert': requireClients,
+    };
   }
 
   /** Everything these programs go by; nothing of RabbitMQ is inherited. */
@@ -227,7 +262,8 @@ class RabbitNode {
     await this.until(this.broker, 'RabbitMQ', async () => {
       const version = await probe(this.port, this.host);
       this.version = version || this.version;
-      return version !== null;
+      const secure = !this.tls || (await accepts(this.tlsPort, this.host));
+      return version !== null && secure;
     });
   }
 

@@ -11,6 +11,7 @@ mod client;
 mod crossing;
 mod gateway;
 mod owner;
+mod pfx;
 mod socket;
 
 use std::sync::OnceLock;

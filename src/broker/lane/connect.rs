@@ -5,9 +5,10 @@ use std::time::Duration;
 use lapin::protocol::{AMQPClass, channel, connection};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
 
 use super::outlet::Outlet;
+use super::stream::{self, ReadEnd};
+use super::tls::{self, Tls};
 use super::wire::{Broken, METHOD, Reader, method_frame, parse_method};
 use crate::config::{AuthMechanism, BrokerSettings, Host};
 use crate::error::{Error, Result};
@@ -17,7 +18,7 @@ const FRAME_MAX: u32 = 131_072;
 const CHANNEL_MAX: u16 = 2047;
 
 pub struct Connection {
-    pub reader: Reader<OwnedReadHalf>,
+    pub reader: Reader<ReadEnd>,
     pub outlet: Outlet,
     pub frame_max: usize,
     /// None: no heartbeats.
@@ -27,13 +28,17 @@ pub struct Connection {
 
 impl Connection {
     /// Connects to one host and logs in.
-    pub async fn open(settings: &BrokerSettings, host: &Host) -> Result<Connection> {
+    pub async fn open(settings: &BrokerSettings, tls: Option<&Tls>, host: &Host) -> Result<Connection> {
         let address = settings.address.clone();
-        let stream = TcpStream::connect((host.host.as_str(), host.port))
-            .await
-            .map_err(|error| unreachable(&error, address.clone()))?;
-        let _ = stream.set_nodelay(settings.no_delay);
-        let (reader, writer) = stream.into_split();
+        let connect = async {
+            let tcp = TcpStream::connect((host.host.as_str(), host.port)).await?;
+            let _ = tcp.set_nodelay(settings.no_delay);
+            match tls {
+                None => Ok(stream::plain(tcp)),
+                Some(tls) => tls.connect(&host.host, tcp).await.map(stream::secure),
+            }
+        };
+        let (reader, writer) = connect.await.map_err(|error| unreachable(&error, address.clone()))?;
         let reader = Reader::new(reader, FRAME_MAX as usize);
         let outlet = Outlet::new(writer);
         let mut opened = Connection { reader, outlet, frame_max: 0, heartbeat: None, address };
@@ -194,13 +199,7 @@ fn response(settings: &BrokerSettings) -> Vec<u8> {
 }
 
 fn client_properties(settings: &BrokerSettings) -> FieldTable {
-    let mut table = FieldTable::default();
-    for (name, value) in &settings.client_properties {
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        if let Ok(name) = ShortString::try_new(name.as_str()) {
-            table.insert(name, AMQPValue::LongString(text.into()));
-        }
-    }
+    let mut table = table(&settings.client_properties);
     let mut capabilities = FieldTable::default();
     for capability in
         ["authentication_failure_close", "consumer_cancel_notify", "connection.blocked", "publisher_confirms"]
@@ -211,8 +210,34 @@ fn client_properties(settings: &BrokerSettings) -> FieldTable {
     table
 }
 
+fn table<'a>(entries: impl IntoIterator<Item = (&'a String, &'a serde_json::Value)>) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in entries {
+        if let Ok(name) = ShortString::try_new(name.as_str()) {
+            table.insert(name, field(value));
+        }
+    }
+    table
+}
+
+fn field(value: &serde_json::Value) -> AMQPValue {
+    use serde_json::Value;
+    match value {
+        Value::Null => AMQPValue::Void,
+        Value::Bool(value) => AMQPValue::Boolean(*value),
+        Value::Number(number) => match number.as_i64() {
+            Some(value) => i32::try_from(value).map_or(AMQPValue::LongLongInt(value), AMQPValue::LongInt),
+            None => AMQPValue::Double(number.as_f64().unwrap_or_default()),
+        },
+        Value::String(text) => AMQPValue::LongString(text.as_str().into()),
+        Value::Array(values) => AMQPValue::FieldArray(values.iter().map(field).collect::<Vec<_>>().into()),
+        Value::Object(entries) => AMQPValue::FieldTable(table(entries)),
+    }
+}
+
 pub fn unreachable(error: &std::io::Error, address: String) -> Error {
-    Error::Unreachable { code: io_code(error), address, detail: error.to_string() }
+    let (code, detail) = tls::failure(error).unwrap_or_else(|| (io_code(error), error.to_string()));
+    Error::Unreachable { code, address, detail }
 }
 
 /// The constants of AMQP 0-9-1, section 1.1 of its generated documentation.

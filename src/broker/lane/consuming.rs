@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use lapin::protocol::{AMQPClass, basic, channel, connection, queue};
 use lapin::types::{AMQPValue, FieldTable};
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Sleep, sleep};
 
@@ -15,6 +14,7 @@ use super::connect::Connection;
 use super::declare::{bind, type_argument};
 use super::outlet::Outlet;
 use super::settling::Settling;
+use super::stream::ReadEnd;
 use super::wire::{Broken, METHOD, Reader, method_frame, parse_method};
 use crate::broker::topology::{Plan, Queue};
 use crate::broker::{Acker, Settlement, next_session};
@@ -42,7 +42,7 @@ pub struct Consuming {
 }
 
 struct Reading {
-    reader: Reader<OwnedReadHalf>,
+    reader: Reader<ReadEnd>,
     /// Runs while something has not been told and waits for company.
     delay: Option<Pin<Box<Sleep>>>,
 }
@@ -198,7 +198,7 @@ impl Consuming {
 
     async fn take(
         &self,
-        reader: &mut Reader<OwnedReadHalf>,
+        reader: &mut Reader<ReadEnd>,
         into: &mut Vec<Delivery>,
         max: usize,
     ) -> std::result::Result<(), String> {

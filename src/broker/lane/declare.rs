@@ -12,6 +12,7 @@ use lapin::protocol::{AMQPClass, exchange, queue};
 use lapin::types::{AMQPValue, FieldTable};
 
 use super::connect::Connection;
+use super::tls::Tls;
 use crate::broker::topology::{ExchangeKind, Plan, Queue};
 use crate::config::{BrokerSettings, Host, QueueType};
 use crate::error::{Error, Result};
@@ -23,6 +24,8 @@ const CHANNEL: u16 = 100;
 /// What is not per message: hosts, and the topology that is shared.
 pub(super) struct Control {
     pub settings: BrokerSettings,
+    /// None: plain TCP.
+    pub tls: Option<Tls>,
     /// The broker refuses transient shared queues: remembered, since each refusal costs a connection.
     pub durable_queues: AtomicBool,
 }
@@ -43,13 +46,17 @@ impl Control {
         match declare_on(connection, plan, durable).await {
             Err(Error::Refused { code: "INTERNAL_ERROR", .. }) if !durable && !plan.is_reliable() => {
                 // The same host again: those before it in the list have cost their time already.
-                let connection = Connection::open(&self.settings, &host).await?;
+                let connection = self.connect(&host).await?;
                 let (connection, as_declared) = declare_on(connection, plan, true).await?;
                 self.durable_queues.store(true, Ordering::Relaxed);
                 Ok(Declared { connection, host, as_declared })
             }
             result => result.map(|(connection, as_declared)| Declared { connection, host, as_declared }),
         }
+    }
+
+    pub async fn connect(&self, host: &Host) -> Result<Connection> {
+        Connection::open(&self.settings, self.tls.as_ref(), host).await
     }
 
     /// Declares what is published to, over a connection of its own: what was autoDelete may have gone.
@@ -71,7 +78,7 @@ impl Control {
         let share = Duration::from_millis(settings.connection_timeout) / count;
         let mut error = Error::Closed { what: "list of hosts" };
         for host in &settings.hosts {
-            match tokio::time::timeout(share, Connection::open(settings, host)).await {
+            match tokio::time::timeout(share, self.connect(host)).await {
                 Ok(Ok(connection)) => return Ok((connection, host.clone())),
                 Ok(Err(refusal @ Error::Refused { .. })) => return Err(refusal),
                 Ok(Err(other)) => error = other,

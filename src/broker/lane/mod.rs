@@ -1,6 +1,7 @@
 //! RabbitMQ: a lean lane of our own, on lapin's protocol types.
 //!
 //! - [`wire`] takes frames and deliveries in place and makes publishes from templates; [`outlet`] is where all frames go out.
+//! - [`stream`] is TCP or, with [`tls`], TLS.
 //! - [`connect`] logs in; [`publishing`] and [`consuming`] are the two connections of a session. RabbitMQ stops reading from
 //!   a connection that it blocks for publishing, and acknowledgements must not be stuck behind that.
 //! - [`window`] holds what is not confirmed, [`settling`] what is to be acknowledged.
@@ -12,6 +13,8 @@ mod declare;
 mod outlet;
 mod publishing;
 mod settling;
+mod stream;
+mod tls;
 mod window;
 mod wire;
 
@@ -28,10 +31,10 @@ use super::{Acker, Broker, Routed, Session};
 use crate::config::BrokerSettings;
 use crate::error::{Error, Result};
 use crate::message::{Delivery, Outgoing};
-use connect::Connection;
 use consuming::Consuming;
 use declare::{Control, Declared};
 use publishing::{Offered, Published, Publishing};
+use tls::Tls;
 #[cfg(not(feature = "fuzzing"))]
 use wire::Broken;
 #[cfg(feature = "fuzzing")]
@@ -48,9 +51,10 @@ pub struct AmqpBroker {
 }
 
 impl AmqpBroker {
-    pub fn new(settings: BrokerSettings) -> Self {
-        let control = Control { settings, durable_queues: AtomicBool::new(false) };
-        AmqpBroker { control: Arc::new(control), sessions: AtomicU32::new(0) }
+    pub fn new(settings: BrokerSettings) -> Result<Self> {
+        let tls = settings.tls.as_ref().map(Tls::new).transpose()?;
+        let control = Control { settings, tls, durable_queues: AtomicBool::new(false) };
+        Ok(AmqpBroker { control: Arc::new(control), sessions: AtomicU32::new(0) })
     }
 }
 
@@ -64,7 +68,6 @@ impl Broker for AmqpBroker {
         for queue in plan.queues.iter_mut().filter(|queue| queue.private && renamed) {
             queue.name = format!("{}-{session}", queue.name);
         }
-        let settings = &self.control.settings;
         let Declared { connection, host, as_declared } = self.control.declare(&plan).await?;
         let anchors: Vec<&str> = plan
             .exchanges
@@ -73,7 +76,7 @@ impl Broker for AmqpBroker {
             .map(|exchange| exchange.name.as_str())
             .collect();
         let consuming = Consuming::new(connection, &plan, &anchors).await?;
-        let publishing = Publishing::new(Connection::open(settings, &host).await?, &plan).await?;
+        let publishing = Publishing::new(self.control.connect(&host).await?, &plan).await?;
         Ok(AmqpSession {
             control: self.control.clone(),
             plan,

@@ -3,9 +3,9 @@
 use futures_util::FutureExt;
 use lapin::protocol::{AMQPClass, connection};
 use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::{Duration, Instant};
 
+use super::stream::WriteEnd;
 use super::wire::{Broken, HEARTBEAT_FRAME, method_frame};
 
 /// The buffer is given back when a large batch has made it grow beyond this.
@@ -13,7 +13,7 @@ const KEEP: usize = 512 * 1024;
 
 /// Every write may be dropped half-way: the rest of what has begun goes out before anything else does.
 pub struct Outlet {
-    stream: OwnedWriteHalf,
+    stream: WriteEnd,
     buffer: Vec<u8>,
     /// Bytes of `buffer` that are out.
     written: usize,
@@ -23,7 +23,7 @@ pub struct Outlet {
 }
 
 impl Outlet {
-    pub fn new(stream: OwnedWriteHalf) -> Self {
+    pub fn new(stream: WriteEnd) -> Self {
         Outlet { stream, buffer: Vec::new(), written: 0, starts: Vec::new(), wrote: Instant::now() }
     }
 
@@ -56,6 +56,7 @@ impl Outlet {
                 next += 1;
             }
         }
+        self.stream.flush().await?;
         self.wrote = Instant::now();
         if self.buffer.capacity() > KEEP {
             (self.buffer, self.written) = (Vec::new(), 0);
@@ -101,6 +102,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::broker::lane::stream;
 
     /// More than a socket takes while nobody reads.
     const LARGE: usize = 32 << 20;
@@ -109,7 +111,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (far, _) = listener.accept().await.unwrap();
-        (Outlet::new(near.into_split().1), far)
+        (Outlet::new(stream::plain(near).1), far)
     }
 
     async fn all(mut far: TcpStream) -> Vec<u8> {

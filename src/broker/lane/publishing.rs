@@ -5,11 +5,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use lapin::protocol::{AMQPClass, basic, channel, confirm, connection};
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{Mutex, watch};
 
 use super::connect::Connection;
 use super::outlet::Outlet;
+use super::stream::ReadEnd;
 use super::window::Window;
 use super::wire::{BODY, Broken, HEADER, METHOD, Publish, Reader, method_frame, parse_method};
 use crate::broker::topology::Plan;
@@ -18,7 +18,7 @@ use crate::message::{MessageId, Outgoing, Properties, Route, message_id};
 const CHANNEL: u16 = 1;
 
 pub struct Publishing {
-    reader: Mutex<Reader<OwnedReadHalf>>,
+    reader: Mutex<Reader<ReadEnd>>,
     outlet: Mutex<Outlet>,
     /// By route.
     templates: [Publish; 3],
