@@ -335,7 +335,7 @@ export class OptionError extends TypeError {
 export interface MqConf {
   /**
    * 'amqp://login:password@host:port/vhost', each part percent-encoded; an
-   * empty vhost means '/'. Single fields override it. 'memory:' and
+   * empty vhost means '/'. With 'amqps:' over TLS. Single fields override it. 'memory:' and
    * 'memory://name' are the embedded broker, inside this process.
    */
   url?: string;
@@ -344,7 +344,7 @@ export interface MqConf {
    * or several that are tried in turn. Default 'localhost'.
    */
   host?: string | readonly string[];
-  /** For hosts that name none. Default 5672. */
+  /** For hosts that name none; 5671 with TLS. Default 5672. */
   port?: number | string;
   /** Index of the host to try first. Default: in the order given. */
   hostPreference?: number;
@@ -354,7 +354,12 @@ export interface MqConf {
   password?: string;
   /** Default '/'. */
   vhost?: string;
-  /** Default 'AMQPLAIN'. */
+  /**
+   * EXTERNAL: the broker knows the client by the certificate of `ssl` (its
+   * plugin rabbitmq_auth_mechanism_ssl). ANONYMOUS: from RabbitMQ 4 on. A
+   * broker that does not offer it is an 'ACCESS_REFUSED' that says what it
+   * does offer. Default 'AMQPLAIN'.
+   */
   authMechanism?: 'AMQPLAIN' | 'PLAIN' | 'EXTERNAL' | 'ANONYMOUS';
   /** In ms; 0 for no limit. Default 10000. */
   connectionTimeout?: number;
@@ -363,13 +368,13 @@ export interface MqConf {
   /** TCP_NODELAY on the broker connection. Default true. */
   noDelay?: boolean;
   /**
-   * TLS to the broker, which is not supported yet: `enabled` must be false.
-   * Default: disabled.
+   * TLS to the broker; true is `{ enabled: true }`. An 'amqps:' url enables it
+   * too. Default: disabled.
    */
-  ssl?: boolean | { enabled?: boolean; [name: string]: unknown };
+  ssl?: boolean | SslOptions;
   /**
    * Shown by the broker's management tools, beside our `product`, `version`
-   * and `platform`; JSON values. Default {}.
+   * and `platform`; JSON values, with names of up to 255 bytes. Default {}.
    */
   clientProperties?: Record<string, unknown>;
 
@@ -441,6 +446,48 @@ export interface MqConf {
    * bytes. Default 'messageQueue'.
    */
   messageQueue?: string;
+}
+
+/**
+ * TLS to the broker. Files are read once, when the client is made or the
+ * server is started; what is wrong with them is an {@link OptionError}.
+ *
+ * A broker that is not trusted is a {@link MessageEnginError} with the `code`
+ * that Node has for it: 'SELF_SIGNED_CERT_IN_CHAIN', 'CERT_HAS_EXPIRED',
+ * 'DEPTH_ZERO_SELF_SIGNED_CERT', 'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+ * 'ERR_TLS_CERT_ALTNAME_INVALID', ...
+ */
+export interface SslOptions {
+  /** Default: false, or true with an 'amqps:' url. */
+  enabled?: boolean;
+  /**
+   * Our private key in PEM, for brokers that want a certificate: RSA of 2048
+   * to 4096 bits, P-256, P-384 or Ed25519; `passphrase` opens one that is
+   * encrypted.
+   */
+  key?: string | Uint8Array;
+  keyFile?: string;
+  /** Our certificate in PEM, and those between it and its root. */
+  cert?: string | Uint8Array;
+  certFile?: string;
+  /**
+   * Who may have signed the broker's certificate, in PEM; the certificate
+   * itself will do. Default: whom Node.js trusts, NODE_EXTRA_CA_CERTS included.
+   */
+  ca?: string | Uint8Array | readonly (string | Uint8Array)[];
+  caFile?: string;
+  /** Key and certificate as PKCS #12, in place of `key` and `cert`. */
+  pfx?: Uint8Array;
+  pfxFile?: string;
+  /** Of the key or the PKCS #12 file. */
+  passphrase?: string;
+  /**
+   * False takes any certificate of any name, and with it anybody between here
+   * and the broker. Default true.
+   */
+  rejectUnauthorized?: boolean;
+  /** The name that the broker's certificate must have. Default: the host. */
+  servername?: string;
 }
 
 /**

@@ -77,7 +77,33 @@ export const mqConfs: MqConf[] = [
   { url: 'amqp://guest:guest@localhost:5672/%2F' },
   { url: 'memory://name' },
   { host: ['one', 'two:5673'], hostPreference: 1, port: '5672' },
-  { ssl: { enabled: false, keyFile: 'key.pem' } },
+  { ssl: true },
+  { url: 'amqps://localhost', ssl: { caFile: 'ca.pem' } },
+  {
+    ssl: {
+      enabled: true,
+      key: Buffer.of(1),
+      cert: 'PEM',
+      ca: ['PEM', Buffer.of(1)],
+      passphrase: 'secret',
+      rejectUnauthorized: false,
+      servername: 'broker',
+    },
+  },
+  {
+    ssl: {
+      enabled: true,
+      keyFile: 'key.pem',
+      certFile: 'cert.pem',
+      caFile: 'ca.pem',
+      pfx: Buffer.of(1),
+      pfxFile: 'all.pfx',
+    },
+  },
+  // @ts-expect-error a PKCS #12 file is not text
+  { ssl: { pfx: 'text' } },
+  // @ts-expect-error it is caFile
+  { ssl: { cafile: 'ca.pem' } },
   {
     login: 'guest',
     password: 'guest',

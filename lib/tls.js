@@ -249,6 +249,13 @@ function given(ssl, name) {
     return { option, parts };
   }
   if (!file) return null;
+  if (file.includes('-----BEGIN')) {
+    // Not shown: it may be the key.
+    throw new OptionError(
+      `${option}File`,
+      `expected the name of a file, got PEM, which ${option} takes`,
+    );
+  }
   try {
     return { option: `${option}File`, parts: [fs.readFileSync(file)] };
   } catch (error) {

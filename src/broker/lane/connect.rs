@@ -31,8 +31,7 @@ impl Connection {
     pub async fn open(settings: &BrokerSettings, tls: Option<&Tls>, host: &Host) -> Result<Connection> {
         let address = settings.address.clone();
         let connect = async {
-            let tcp = TcpStream::connect((host.host.as_str(), host.port)).await?;
-            let _ = tcp.set_nodelay(settings.no_delay);
+            let tcp = dial(host, settings.no_delay).await?;
             match tls {
                 None => Ok(stream::plain(tcp)),
                 Some(tls) => tls.connect(&host.host, tcp).await.map(stream::secure),
@@ -120,7 +119,15 @@ impl Connection {
     }
 
     pub async fn write(&mut self, frames: &[u8]) -> Result<()> {
-        self.outlet.write(frames).await.map_err(|broken| self.broken(&broken))
+        if self.outlet.write(frames).await.is_ok() {
+            return Ok(());
+        }
+        // Whoever hangs up may have said why: a certificate that is missing is a matter of the first bytes after it.
+        loop {
+            if let Err(broken) = self.reader.fill().await {
+                return Err(self.broken(&broken));
+            }
+        }
     }
 
     /// The next method on a channel; a close, of the channel or of all, is the broker's refusal.
@@ -168,6 +175,12 @@ impl Connection {
     pub fn unexpected(&self, what: &str) -> Error {
         Error::Unreachable { code: "EPROTO", address: self.address.clone(), detail: what.to_owned() }
     }
+}
+
+async fn dial(host: &Host, no_delay: bool) -> std::io::Result<TcpStream> {
+    let tcp = TcpStream::connect((host.host.as_str(), host.port)).await?;
+    let _ = tcp.set_nodelay(no_delay);
+    Ok(tcp)
 }
 
 pub fn mechanism(of: AuthMechanism) -> &'static str {
@@ -278,5 +291,21 @@ pub fn io_code(error: &std::io::Error) -> &'static str {
         // The resolver's errors have no kind of their own in std.
         _ if error.to_string().contains("lookup") => "ENOTFOUND",
         _ => "EIO",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_delay_is_what_the_settings_say() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = Host { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
+        for no_delay in [true, false] {
+            assert_eq!(dial(&host, no_delay).await.unwrap().nodelay().unwrap(), no_delay);
+        }
     }
 }
