@@ -51,8 +51,8 @@ export declare class NativeGateway {
   /** Connections that hold a socket, from `accept` until the last byte is out. */
   running(): number
   stats(): NativeStats
-  /** Resolves when every browser has its close frame, every status is out and the broker's connection has ended. */
-  close(): Promise<void>
+  /** Resolves when every browser has its close frame, spread over `drain` ms, every status is out and the broker's connection has ended. */
+  close(drain: number): Promise<void>
 }
 
 /** Holds a client's connection while keyFn runs. Dropped unanswered, it closes. */

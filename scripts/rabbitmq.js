@@ -78,7 +78,7 @@ async function startCluster(count, options = {}) {
   try {
     while (nodes.length < count) {
       const { installation, settings } = first;
-      const node = new RabbitNode(installation, settings, first);
+      const node = new RabbitNode(installation, { settings, first });
       nodes.push(node);
       await node.start();
       await node.join();
