@@ -3,12 +3,13 @@
 const { randomBytes } = require('node:crypto');
 const { EventEmitter } = require('node:events');
 const co = require('co');
+const { isIntegerWithin, shown } = require('./checks');
 const { Admission } = require('./admission');
 const { arrivalOf } = require('./arrival');
 const { unlessClaimed } = require('./claims');
 const { Deliveries } = require('./crossing');
 const { startGateway, useThreads } = require('./native');
-const { fromNative, textOf } = require('./errors');
+const { OptionError, fromNative, textOf } = require('./errors');
 const { output, takeOver } = require('./handover');
 const { isWebSocket, refusalOf } = require('./handshake');
 const { requestKey } = require('./keys');
@@ -27,7 +28,13 @@ const { yieldable } = require('./yieldable');
  */
 
 const NOT_HERE = { status: 404, reason: 'Nothing listens at this path.' };
-const CLOSING = { status: 503, reason: 'Server is shutting down' };
+const CLOSING = {
+  status: 503,
+  reason: 'Server is shutting down',
+  headers: { 'Retry-After': '1' },
+};
+/** A drain beyond that is none. */
+const MAX_DRAIN = 24 * 3600 * 1000;
 const TOO_LATE = { status: 408, reason: 'Handshake timed out' };
 
 /**
@@ -99,6 +106,7 @@ class Gateway extends EventEmitter {
   #keyErrors = 0;
   /** @type {import('..').Yieldable<void> | undefined} */
   #closed;
+  #draining = false;
 
   /**
    * @param {any} conf the user's own wsConf: its functions are its methods
@@ -133,17 +141,29 @@ class Gateway extends EventEmitter {
     };
   }
 
-  close() {
-    this.#closed ??= yieldable(this.#close());
+  /** @param {{ drain?: number }} [options] */
+  close(options) {
+    if (!this.#closed) {
+      const drain = drainOf(options);
+      this.#draining = true;
+      this.#closed = yieldable(this.#close(drain));
+    }
     return this.#closed;
   }
 
-  async #close() {
-    for (const leave of this.#leave) leave();
+  get draining() {
+    return this.#draining;
+  }
+
+  /** @param {number} drain ms */
+  async #close(drain) {
+    // While it drains, whoever comes is told to go elsewhere.
+    if (drain === 0) for (const leave of this.#leave) leave();
     for (const carrier of [...this.#pending.keys()]) {
       if (this.#settled(carrier)) this.#refuse(carrier, CLOSING);
     }
-    await this.#native?.close();
+    await this.#native?.close(drain);
+    for (const leave of this.#leave) leave();
     safeEmit(this, 'close');
   }
 
@@ -193,7 +213,7 @@ class Gateway extends EventEmitter {
     const request = new Request(httpRequest, socket, this.#settings);
     const carrier = takeOver(socket, head, this.#settings);
     if (refusal) this.#refuse(carrier, refusal);
-    else if (this.#closed) this.#refuse(carrier, CLOSING);
+    else if (this.#draining) this.#refuse(carrier, CLOSING);
     else if (this.#admits(request, carrier))
       void this.#decide(request, carrier);
   }
@@ -409,6 +429,21 @@ function keysOf(key) {
  */
 function isKey(key) {
   return key && String(key) !== '[object Object]';
+}
+
+/**
+ * @param {any} options of close()
+ * @returns {number} ms
+ */
+function drainOf(options) {
+  const drain = options?.drain ?? 0;
+  if (!isIntegerWithin(drain, 0, MAX_DRAIN)) {
+    throw new OptionError(
+      'drain',
+      `expected an integer from 0 to ${MAX_DRAIN} (ms), got ${shown(drain)}`,
+    );
+  }
+  return drain;
 }
 
 module.exports = { start };
