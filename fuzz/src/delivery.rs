@@ -105,7 +105,7 @@ fn next(reader: &mut Reader<Pieces>) -> Result<Option<String>, Broken> {
     let route = |channel| [None, Some(Route::Receive), Some(Route::Message)].get(usize::from(channel)).copied()?;
     match reader.is_delivery()? {
         None => Ok(None),
-        Some(true) => Ok(reader.take_delivery(route)?.map(|delivery| {
+        Some(true) => Ok(reader.take_delivery(0, route)?.map(|delivery| {
             let place = (delivery.route, delivery.tag, delivery.redelivered);
             let names = (delivery.exchange(), delivery.routing_key(), delivery.content_type());
             format!("{place:?} {names:?} {} {:?}", delivery.headers_json(), delivery.body)

@@ -12,6 +12,7 @@ mod consuming;
 mod declare;
 mod outlet;
 mod publishing;
+mod returning;
 mod settling;
 mod stream;
 mod tls;

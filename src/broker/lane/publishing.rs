@@ -1,7 +1,7 @@
 //! The connection that publishes: all that is ready in one buffer and one write.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use lapin::protocol::{AMQPClass, basic, channel, confirm, connection};
@@ -9,11 +9,12 @@ use tokio::sync::{Mutex, watch};
 
 use super::connect::Connection;
 use super::outlet::Outlet;
+use super::returning::{Known, Returning};
 use super::stream::ReadEnd;
 use super::window::Window;
 use super::wire::{BODY, Broken, HEADER, METHOD, Publish, Reader, method_frame, parse_method};
 use crate::broker::topology::Plan;
-use crate::message::{MessageId, Outgoing, Properties, Route, message_id};
+use crate::message::{Outgoing, Route};
 
 const CHANNEL: u16 = 1;
 
@@ -22,9 +23,7 @@ pub struct Publishing {
     outlet: Mutex<Outlet>,
     /// By route.
     templates: [Publish; 3],
-    /// Exchange and routing key, by route, and what begins message ids: to know again what comes back.
-    targets: [(String, String); 3],
-    prefix: String,
+    known: Known,
     frame_max: usize,
     pub heartbeat: Option<Duration>,
     /// The channel is in confirm mode.
@@ -84,7 +83,7 @@ pub enum Offered {
     },
 }
 
-const ROUTES: [Route; 3] = [Route::Receive, Route::Status, Route::Message];
+pub const ROUTES: [Route; 3] = [Route::Receive, Route::Status, Route::Message];
 
 impl Publishing {
     pub async fn new(mut connection: Connection, plan: &Plan) -> crate::error::Result<Publishing> {
@@ -99,13 +98,11 @@ impl Publishing {
             let mandatory = plan.targets.iter().any(|queue| queue.route == route);
             Publish::new(CHANNEL, plan.target(route), mandatory, &plan.unique)
         });
-        let owned = |(exchange, key): (&str, &str)| (exchange.to_owned(), key.to_owned());
         Ok(Publishing {
             reader: Mutex::new(reader),
             outlet: Mutex::new(outlet),
             templates,
-            targets: ROUTES.map(|route| owned(plan.target(route))),
-            prefix: plan.unique.clone(),
+            known: Known::new(plan),
             frame_max,
             heartbeat,
             confirms,
@@ -291,7 +288,7 @@ impl Publishing {
             let payload = match frame {
                 (METHOD, _, payload) => payload,
                 (HEADER | BODY, _, payload) => {
-                    if let Some(message) = returning.content(frame.0, &payload, self) {
+                    if let Some(message) = returning.content(frame.0, &payload, &self.known) {
                         self.flight().back.push_back(message);
                         self.state.send_modify(|state| state.returned += 1);
                     }
@@ -329,7 +326,7 @@ impl Publishing {
                     }
                 }
                 AMQPClass::Basic(basic::AMQPMethod::Return(method)) => {
-                    returning = Returning::of(method.exchange.as_str(), method.routing_key.as_str(), self);
+                    returning = Returning::of(method.exchange.as_str(), method.routing_key.as_str(), &self.known);
                 }
                 AMQPClass::Basic(basic::AMQPMethod::Ack(ack)) => {
                     self.flight().window.settle(ack.delivery_tag, ack.multiple, drop);
@@ -377,39 +374,4 @@ impl Publishing {
 
 fn select_confirms() -> AMQPClass {
     AMQPClass::Confirm(confirm::AMQPMethod::Select(confirm::Select { nowait: false }))
-}
-
-/// A message that is coming back, frame by frame (basic.return and its content).
-#[derive(Default)]
-struct Returning {
-    route: Option<Route>,
-    properties: Option<(Arc<Properties>, MessageId)>,
-    size: usize,
-    body: Vec<u8>,
-}
-
-impl Returning {
-    fn of(exchange: &str, key: &str, publishing: &Publishing) -> Self {
-        let ours = |route: &Route| publishing.targets[*route as usize] == (exchange.to_owned(), key.to_owned());
-        Returning { route: ROUTES.into_iter().find(ours), ..Returning::default() }
-    }
-
-    /// Takes a frame of the content; gives the message when that was the last one.
-    fn content(&mut self, kind: u8, payload: &[u8], publishing: &Publishing) -> Option<Outgoing> {
-        if kind == HEADER {
-            let (fixed, properties) = payload.split_at_checked(12)?;
-            self.size = usize::try_from(u64::from_be_bytes(fixed[4..].try_into().ok()?)).ok()?;
-            let id = message_id(properties);
-            let id = MessageId::parse(id, &publishing.prefix).unwrap_or_default();
-            self.properties = Some((Arc::new(Properties::of_message(properties)), id));
-        } else {
-            self.body.extend_from_slice(payload);
-        }
-        if self.body.len() < self.size {
-            return None;
-        }
-        let Returning { route, properties, body, .. } = std::mem::take(self);
-        let (properties, id) = properties?;
-        Some(Outgoing { route: route?, properties, body: body.into(), id })
-    }
 }

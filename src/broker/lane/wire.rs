@@ -310,7 +310,7 @@ mod tests {
         let mut reader = Reader::new(&stream[..], 131_072);
         reader.fill().await?;
         assert_eq!(reader.is_delivery()?, Some(true));
-        reader.take_delivery(|_| Some(Route::Message))
+        reader.take_delivery(0, |_| Some(Route::Message))
     }
 
     #[tokio::test]

@@ -1,0 +1,171 @@
+//! What the broker delivers, on its way to the connections that it is for.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use std::sync::atomic::Ordering;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+
+use super::{KeySource, Shared};
+use crate::broker::{Acker, Batch, Settlement};
+use crate::buffer::Refused;
+use crate::config::SlowConsumer;
+use crate::error::Error;
+use crate::hooks::{Keys, MessageKeys};
+use crate::message::Delivery;
+use crate::pace::Pace;
+use crate::peer::{Frame, Handle};
+use crate::receipt::{Receipts, Recent};
+
+/// Messages that go through together: more gain nothing.
+const GATHER: usize = 64;
+/// What a batch may wait in all for connections whose outbox is full, before they are cut off.
+const MOMENT: Duration = Duration::from_millis(20);
+
+/// Hands what the broker delivers to the connections that it is for, in order.
+pub(super) async fn deliver(shared: Arc<Shared>, mut batches: mpsc::Receiver<Batch>) {
+    let mut handing = Handing::new(&shared);
+    match &shared.keys {
+        KeySource::Asked(keys) => ask_and_deliver(&mut handing, keys, batches).await,
+        KeySource::Declared(template) => {
+            while let Some(mut batch) = Batch::gather(&mut batches, GATHER).await {
+                handing.begin(&mut batch);
+                for delivery in &batch.deliveries {
+                    let keys = template.keys(delivery);
+                    handing.send(delivery, keys.iter().map(|key| &**key)).await;
+                }
+                if shared.reliable.is_none() {
+                    batch.ack();
+                }
+            }
+        }
+    }
+}
+
+/// One question at a time: what comes meanwhile makes the next one larger, and a crossing costs much more than a message.
+async fn ask_and_deliver(
+    handing: &mut Handing<'_>,
+    keys: &Mutex<Option<Arc<dyn MessageKeys>>>,
+    mut batches: mpsc::Receiver<Batch>,
+) {
+    let mut pace = Pace::default();
+    while let Some(mut batch) = pace.gather(&mut batches, GATHER).await {
+        let asked = keys.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(asked) = asked else { return };
+        handing.begin(&mut batch);
+        let (deliveries, ack) = batch.share();
+        match asked.keys(deliveries.clone()).await {
+            Ok(keys) => handing.hand_out(&deliveries, keys).await,
+            Err(Error::Closed { .. }) => return,
+            // JavaScript is there and could not answer: lost for this batch, and told there.
+            Err(_) => (),
+        }
+        if handing.shared.reliable.is_none() {
+            ack(&deliveries);
+        }
+    }
+}
+
+/// Hands messages to connections.
+struct Handing<'a> {
+    shared: &'a Shared,
+    receipts: Receipts,
+    recent: Recent,
+    acker: Option<Arc<dyn Acker>>,
+    /// What a batch may still wait in all for connections whose outbox is full.
+    moment: Duration,
+}
+
+impl<'a> Handing<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        let receipts = Receipts::new(shared.reliable.unwrap_or(0) / 2);
+        Handing { shared, receipts, recent: Recent::default(), acker: None, moment: MOMENT }
+    }
+
+    /// With at-least-once, takes out of the batch what was handed out before.
+    fn begin(&mut self, batch: &mut Batch) {
+        self.moment = MOMENT;
+        if self.shared.reliable.is_none() {
+            return;
+        }
+        self.acker = batch.acker().cloned();
+        batch.deliveries.retain(|delivery| {
+            let is_new = self.recent.is_new(delivery.message_id());
+            if !is_new && let Some(acker) = &self.acker {
+                settle(acker, delivery);
+            }
+            is_new
+        });
+    }
+
+    async fn hand_out(&mut self, deliveries: &[Delivery], keys: Vec<Keys>) {
+        for (delivery, keys) in deliveries.iter().zip(keys) {
+            match keys {
+                Keys::None => self.send(delivery, std::iter::empty()).await,
+                Keys::One(key) => self.send(delivery, std::iter::once(&*key)).await,
+                Keys::Many(keys) => self.send(delivery, keys.iter().map(|key| &**key)).await,
+            }
+        }
+    }
+
+    /// Hands one message to the connections of its keys.
+    ///
+    /// A connection whose outbox is full may only be waiting for its turn: it gets a moment, out of the time that the batch
+    /// may cost all the others, and is cut off when that does not help.
+    async fn send<'k>(&mut self, delivery: &Delivery, keys: impl Iterator<Item = &'k str>) {
+        let shared = self.shared;
+        let counters = &shared.counters;
+        // One that stays here is done when this is over.
+        let acker = self.acker.as_ref().filter(|acker| acker.session() == delivery.session);
+        let receipt = acker.map(|acker| self.receipts.give(acker, delivery));
+        let mut frame = None;
+        let mut full: Vec<(Arc<Handle>, Frame)> = Vec::new();
+        let found = shared.hub.with(keys, |peer| {
+            // Made for the first connection that is here and shared by all; a gateway that has none of them makes none.
+            let make = || Frame::new(&delivery.content(), shared.socket.fragment()).with_receipt(receipt.clone());
+            let frame: &Frame = frame.get_or_insert_with(make);
+            match peer.send(frame.clone()) {
+                Ok(()) => counters.count_sent(frame),
+                Err(Refused::Full(frame)) => full.push((peer.clone(), frame)),
+                Err(Refused::Closed(_)) => {
+                    counters.overflowed.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        if found == 0 {
+            counters.unmatched.fetch_add(1, Ordering::Relaxed);
+        }
+        for (peer, frame) in full {
+            let room = match shared.socket.slow_consumer {
+                SlowConsumer::Close => self.wait_a_moment(&peer).await,
+                SlowConsumer::Drop => false,
+                SlowConsumer::Wait => {
+                    peer.room().await;
+                    true
+                }
+            };
+            if room && peer.send(frame.clone()).is_ok() {
+                counters.count_sent(&frame);
+                continue;
+            }
+            counters.overflowed.fetch_add(1, Ordering::Relaxed);
+            if shared.socket.slow_consumer == SlowConsumer::Close {
+                counters.count_unsent(peer.cut_off());
+            }
+        }
+    }
+
+    async fn wait_a_moment(&mut self, peer: &Handle) -> bool {
+        let began = Instant::now();
+        let _ = timeout(self.moment, peer.room()).await;
+        self.moment = self.moment.saturating_sub(began.elapsed());
+        true
+    }
+}
+
+fn settle(acker: &Arc<dyn Acker>, delivery: &Delivery) {
+    if acker.session() == delivery.session {
+        acker.settle(delivery.route, delivery.tag, Settlement::Done);
+    }
+}
