@@ -25,11 +25,12 @@ function attempts(emitter) {
 breaking('the time between attempts stays or doubles', async (t) => {
   t.timeout(120_000);
   const conf = settings();
-  const linear = { reconnectBackoffTime: 150 };
+  const linear = { reconnectBackoffTime: 150, reconnectJitter: 0 };
   const exponential = {
     reconnectBackoffStrategy: 'exponential',
     reconnectBackoffTime: 40,
     reconnectExponentialLimit: 250,
+    reconnectJitter: 0,
   };
   const { client } = await worker(t, { ...conf, ...exponential });
   const { gateway } = await door(t, { ...conf, ...linear });
@@ -62,6 +63,19 @@ breaking('the time between attempts stays or doubles', async (t) => {
     await until(() => seen.length);
     t.deepEqual([seen[0].attempt, seen[0].delay], [1, delay]);
   }
+});
+
+breaking('nobody comes back in step with the others', async (t) => {
+  t.timeout(120_000);
+  const conf = { ...settings(), reconnectBackoffTime: 100 };
+  const { client } = await worker(t, conf);
+  const seen = attempts(client);
+  await rabbit().kill9();
+  await until(() => seen.length >= 20);
+  await rabbit().restart();
+  const delays = seen.map(({ delay }) => delay);
+  t.true(delays.every((delay) => delay >= 75 && delay <= 125));
+  t.true(new Set(delays).size > 5, delays.join());
 });
 
 breaking('with reconnect: false a lost connection stays lost', async (t) => {

@@ -173,6 +173,7 @@ forEachBroker(test, 'info says how it came', async (t, broker) => {
     exchange: names.receiveExchange,
     redelivered: false,
     contentType: 'application/json',
+    messageId: undefined,
     raw: Buffer.from('{"a": "ü"}'),
   });
   const { info } = world.statuses[0];

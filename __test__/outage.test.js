@@ -104,15 +104,18 @@ breaking(
   },
 );
 
+/** @type {Record<string, [begin: Function, end: Function, fills: boolean]>} */
 const obstacles = {
-  'is away': [killFor, comeBack],
+  'is away': [killFor, comeBack, true],
+  // A broker that says so is believed at once.
   'takes nothing, for want of memory': [
     () => rabbit().ctl('set_vm_memory_high_watermark', '0'),
     () => rabbit().ctl('set_vm_memory_high_watermark', '0.4'),
+    false,
   ],
 };
 
-for (const [title, [begin, end]] of Object.entries(obstacles)) {
+for (const [title, [begin, end, fills]] of Object.entries(obstacles)) {
   breaking(
     `a browser is held back and loses nothing when the broker ${title}`,
     async (t) => {
@@ -123,6 +126,9 @@ for (const [title, [begin, end]] of Object.entries(obstacles)) {
       const bufferSize = 200_000;
       const front = await door(t, { ...conf, bufferSize });
       const { socket } = await front.rawOpen('k');
+      const told = [];
+      front.gateway.on('blocked', (reason) => told.push(reason));
+      front.gateway.on('unblocked', () => told.push('unblocked'));
       // What is on its way when the broker goes is lost, and counted.
       await until(() => front.gateway.stats().published === 1);
       await begin(front.gateway);
@@ -135,7 +141,12 @@ for (const [title, [begin, end]] of Object.entries(obstacles)) {
         socket.write(frame(OP.text, `${n} ${filler}`));
       }
       const leftHere = () => socket.writableLength;
-      await until(() => front.gateway.stats().buffered > bufferSize - SIZE * 2);
+      if (fills) {
+        const { gateway } = front;
+        await until(() => gateway.stats().buffered > bufferSize - SIZE * 2);
+      } else {
+        await until(() => told.length === 1);
+      }
       // What the system's own buffers take is all that still leaves.
       let before = Infinity;
       let still = 0;
@@ -159,6 +170,7 @@ for (const [title, [begin, end]] of Object.entries(obstacles)) {
       );
       t.true(messages.every(({ message }) => message.endsWith(` ${filler}`)));
       t.is(front.gateway.stats().undeliverable, 0);
+      t.deepEqual(told, fills ? [] : ['low on memory', 'unblocked']);
     },
   );
 }

@@ -242,7 +242,11 @@ impl Publishing {
         let mut state = self.state.subscribe();
         let answer = state.wait_for(|state| state.answered > asked || state.channel != ChannelState::Open).await;
         Ok(match answer.map(|state| (state.channel, state.returned)) {
-            Ok((ChannelState::Open, returned)) => Offered::Routed(returned == before),
+            Ok((ChannelState::Open, returned)) => {
+                // The caller still has the message.
+                self.flight().back.clear();
+                Offered::Routed(returned == before)
+            }
             Ok((ChannelState::Closed { code }, _)) => Offered::ChannelClosed { for_want_of_exchange: code == 404 },
             _ => Offered::ChannelClosed { for_want_of_exchange: false },
         })
