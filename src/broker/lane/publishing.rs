@@ -339,7 +339,11 @@ impl Publishing {
                 AMQPClass::Basic(basic::AMQPMethod::Nack(nack)) => {
                     let mut flight = self.flight();
                     let Flight { window, back } = &mut *flight;
-                    window.settle(nack.delivery_tag, nack.multiple, |message| back.push_back(message));
+                    window.settle(nack.delivery_tag, nack.multiple, |mut message| {
+                        // What came behind it may have been taken.
+                        message.id.again = true;
+                        back.push_back(message);
+                    });
                     drop(flight);
                     self.state.send_modify(|state| state.confirmed += 1);
                 }
