@@ -65,6 +65,7 @@ async function echo(t, secure) {
 /** What a case comes to, in the words of its table. */
 async function outcome(raw, { send, messages = [], pongs = [], code }, cut) {
   for (const piece of cut(send)) {
+    if (raw.ended) break;
     raw.socket.write(piece);
     // So that each piece is read on its own, or almost.
     await new Promise((resolve) => setImmediate(resolve));

@@ -51,8 +51,8 @@ forEachBroker(
   async (t, broker) => {
     const world = await open(t, broker, {
       ws: {
-        keepaliveInterval: 60,
-        keepaliveGracePeriod: 60,
+        keepaliveInterval: 200,
+        keepaliveGracePeriod: 200,
         messageRate: { messages: 1 },
       },
     });

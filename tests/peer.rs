@@ -145,6 +145,56 @@ async fn what_waits_goes_out_before_our_close() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn answers_to_the_last_messages_go_out_before_our_last_frame() {
+    for (last, code) in [(frame(0x88, b"\x03\xe8"), 1000_u16), (frame(0x83, b"x"), 1002)] {
+        let mut setting =
+            start(socket(), &[frame(0x81, b"one"), last.clone(), frame(0x81, b"not read")].concat(), true);
+        let began = Instant::now();
+        assert_eq!(setting.messages.recv().await, Some(Content::Text("one".into())));
+        setting.handle.send(text_frame("answer")).unwrap();
+        let mut browser = Browser::over(setting.browser.take().unwrap()).await;
+        assert_eq!(browser.next().await, Message::Text("answer".into()));
+        assert_eq!(browser.close_code().await, Some(code));
+        assert!(began.elapsed() < Duration::from_millis(300));
+        assert_eq!(setting.messages.recv().await, None);
+        // Where nothing was asked, nothing is waited for.
+        let mut setting = start(socket(), &last, true);
+        let began = Instant::now();
+        let mut browser = Browser::over(setting.browser.take().unwrap()).await;
+        assert_eq!(browser.close_code().await, Some(code));
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_closes_does_not_wait_for_last_words() {
+    let mut setting = start(socket(), &[frame(0x81, b"one"), frame(0x88, b"\x0f\xa0")].concat(), true);
+    let mut browser = Browser::over(setting.browser.take().unwrap()).await;
+    assert_eq!(setting.messages.recv().await, Some(Content::Text("one".into())));
+    let began = Instant::now();
+    setting.handle.close(GOING_AWAY);
+    assert_eq!(browser.close_code().await, Some(4000));
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(ended(setting).await.0, 4000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pongs_that_nobody_reads_take_no_room() {
+    let mut setting = start(socket(), b"", true);
+    let mut browser = setting.browser.take().unwrap();
+    for _ in 0..10_000 {
+        browser.write_all(&frame(0x89, &[b'x'; 125])).await.unwrap();
+    }
+    browser.write_all(&frame(0x89, b"last")).await.unwrap();
+    browser.write_all(&frame(0x88, b"")).await.unwrap();
+    let mut bytes = Vec::new();
+    browser.read_to_end(&mut bytes).await.unwrap();
+    assert!(bytes.ends_with(b"\x8a\x04last\x88\x00"));
+    // The pipe, what was being written, and what waited.
+    assert!(bytes.len() < 3 * 4096 + 200, "{}", bytes.len());
+}
+
+#[tokio::test(start_paused = true)]
 async fn silence_is_answered_with_a_ping_and_then_with_the_end() {
     let mut setting = start(socket(), b"", true);
     let began = Instant::now();

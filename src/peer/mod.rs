@@ -321,7 +321,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
                 Poll::Pending => {
                     // Whoever does not read must not keep an order to close from being carried out.
                     if open && let Poll::Ready(order) = self.handle.poll_order(cx) {
-                        self.obey(order);
+                        self.obey(cx, order);
                     }
                     return Ok(());
                 }
@@ -334,14 +334,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
             match self.handle.outbox.poll_ready(cx) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(true) => (),
-                Poll::Ready(false) => self.obey(self.handle.order()),
+                Poll::Ready(false) => self.obey(cx, self.handle.order()),
             }
         }
     }
 
     /// Nothing more goes out but a close frame.
-    fn obey(&mut self, order: Order) {
+    fn obey(&mut self, cx: &mut Context<'_>, order: Order) {
         if !self.answer() {
+            // Their answer is read although `messageRate` may have held the socket back.
+            cx.waker().wake_by_ref();
             frame::write_order(&mut self.control, order);
             self.phase = Phase::Closing(order, self.deadline());
         }
