@@ -58,22 +58,13 @@ for (const [option, type, properties, pattern] of OCCUPIED) {
   }
 }
 
-for (const [title, first, second] of [
-  ['a client at most once after one at least once', LEAST, MOST],
-  ['a client at least once after one at most once', MOST, LEAST],
-]) {
-  test(`${title} is told`, async (t) => {
-    const mqConf = rabbitmq.settings();
-    await worker(t, { ...mqConf, ...first });
-    const late = new Client({ ...mqConf, ...second });
-    t.teardown(() => late.close());
-    const error = await t.throwsAsync(() => late.init());
-    t.log(error.message);
-    t.is(error.code, 'PRECONDITION_FAILED');
-    t.true(
-      ['receiveExchange', 'statusExchange', 'messageExchange'].some((option) =>
-        error.message.includes(mqConf[option]),
-      ),
-    );
-  });
-}
+test('a client at least once after one at most once is told', async (t) => {
+  const mqConf = rabbitmq.settings();
+  await worker(t, { ...mqConf, ...MOST });
+  const late = new Client({ ...mqConf, ...LEAST });
+  t.teardown(() => late.close());
+  const error = await t.throwsAsync(() => late.init());
+  t.is(error.code, 'PRECONDITION_FAILED');
+  const taken = ['receiveExchange', 'statusExchange', 'messageExchange'];
+  t.true(taken.some((option) => error.message.includes(mqConf[option])));
+});
