@@ -3,6 +3,7 @@
 // The broker is killed and comes back, twice, under load.
 
 const test = require('ava');
+const { list } = require('../support/rabbit');
 const { withVictim } = require('../support/faults/broker');
 const { LEAST, MOST, scene } = require('../support/faults/scene');
 
@@ -37,6 +38,12 @@ test('at-least-once: nothing is lost', async (t) => {
   await world.begin();
   await killTwice(world);
   await world.settle({ all: true });
+  if (world.ledger.up.missing || world.ledger.down.missing) {
+    // Lost, or held up somewhere?
+    const columns = ['messages_ready', 'messages_unacknowledged', 'consumers'];
+    const queues = await list(victim.rabbit(), 'queues', 'name', ...columns);
+    t.log(queues, world.client.stats(), world.gateway.stats());
+  }
   world.ledger.isWhole(t);
   world.nobodyLeft(t);
 });
