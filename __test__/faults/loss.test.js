@@ -11,7 +11,7 @@ const victim = withVictim(test);
 const LOAD = { browsers: 20, up: 2000, down: 1000 };
 const FEWER = 1000;
 
-/** Kills the broker twice. The times during which it was known to be away. */
+/** Kills the broker twice. The times at which it was known to be away. */
 async function killTwice(world) {
   const spans = [];
   for (let round = 0; round < 2; round += 1) {
@@ -26,8 +26,9 @@ async function killTwice(world) {
     const again = world.marks();
     await victim.restore();
     await world.all('ready', again);
+    const ready = Date.now();
     await world.traffic();
-    spans.push({ since, until });
+    spans.push({ since, until, ready });
   }
   return spans;
 }
@@ -36,13 +37,18 @@ test('at-least-once: nothing is lost', async (t) => {
   t.timeout(300_000);
   const world = await scene(t, { ...victim.settings(), ...LEAST }, LOAD);
   await world.begin();
-  await killTwice(world);
+  const spans = await killTwice(world);
   await world.settle({ all: true });
   if (world.ledger.up.missing || world.ledger.down.missing) {
     // Lost, or held up somewhere?
     const columns = ['messages_ready', 'messages_unacknowledged', 'consumers'];
     const queues = await list(victim.rabbit(), 'queues', 'name', ...columns);
     t.log(queues, world.client.stats(), world.gateway.stats());
+    const times = world.ledger.ways.map((way) => {
+      const all = way.lost().map(({ at }) => at);
+      return all.length ? [Math.min(...all), Math.max(...all)] : [];
+    });
+    t.log('away', spans, 'lost', times);
   }
   world.ledger.isWhole(t);
   world.nobodyLeft(t);
