@@ -7,6 +7,8 @@ const { withVictim } = require('./support/faults/broker');
 const { openRoad } = require('./support/faults/proxy');
 const { LEAST, MODES, scene } = require('./support/faults/scene');
 const { isExternal } = require('./support/rabbit');
+const { until } = require('./support/until');
+const { door, worker } = require('./support/world');
 
 const victim = withVictim(test);
 const breaking = isExternal ? test.skip : test.serial;
@@ -58,3 +60,24 @@ for (const mode of MODES) {
     },
   );
 }
+
+breaking('at-least-once: what waits in the broker outlives it', async (t) => {
+  t.timeout(180_000);
+  const mqConf = { ...victim.settings(), ...LEAST };
+  const front = await door(t, mqConf);
+  const browser = await front.connect('k');
+  const COUNT = 2000;
+  for (let n = 0; n < COUNT; n += 1) browser.sendJson(n);
+  const { gateway } = front;
+  await until(
+    () => gateway.stats().received === COUNT && gateway.stats().buffered === 0,
+  );
+  await victim.kill();
+  await victim.restore();
+  const { messages } = await worker(t, mqConf);
+  await until(() => messages.length >= COUNT, 30_000).catch(() => {});
+  t.deepEqual(
+    messages.map(({ message }) => message),
+    Array.from({ length: COUNT }, (_, n) => n),
+  );
+});
