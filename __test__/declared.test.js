@@ -104,6 +104,13 @@ for (const [key, keyFn, headers, path] of [
     { 'x-user': 'me' },
     '/',
   ],
+  // A name that every object has something under.
+  [
+    { header: 'constructor' },
+    ({ httpRequest }) => httpRequest.headers.constructor,
+    { constructor: 'me' },
+    '/',
+  ],
   [{ query: 'k' }, ({ resourceURL }) => resourceURL.query.k, {}, '/?k=a%20b'],
   [
     { cookie: 'sid' },

@@ -63,7 +63,10 @@ function isServer(value) {
   // No instanceof: servers of other realms, wrappers and proxies of servers
   // are as good.
   return (
-    isObject(value) && isFunction(value.on) && isFunction(value.removeListener)
+    isObject(value) &&
+    isFunction(value.on) &&
+    isFunction(value.prependListener) &&
+    isFunction(value.removeListener)
   );
 }
 

@@ -1,5 +1,7 @@
 'use strict';
 
+const { isText } = require('./checks');
+
 /**
  * Parts of a declared key; those of messages as the native side reads them.
  *
@@ -57,7 +59,7 @@ function requestKeyParts(spec) {
  */
 function parts(spec, kinds) {
   const names = Object.keys(Object(spec));
-  if (names.length !== 1 || typeof spec[names[0]] !== 'string') return null;
+  if (names.length !== 1 || !isText(spec[names[0]])) return null;
   const [kind] = names;
   const value = spec[kind];
   if (kind !== 'template') {
@@ -120,7 +122,13 @@ function requestKey(declared, request) {
  */
 function partOf(part, request) {
   if ('text' in part) return part.text;
-  if ('header' in part) return request.httpRequest.headers[part.header];
+  if ('header' in part) {
+    const { headers } = request.httpRequest;
+    // 'constructor' may be a header too, and is a property without one.
+    return Object.hasOwn(headers, part.header)
+      ? headers[part.header]
+      : undefined;
+  }
   if ('query' in part) return request.resourceURL.query[part.query];
   return request.cookies.find(({ name }) => name === part.cookie)?.value;
 }
