@@ -4,7 +4,7 @@ const js = require('@eslint/js');
 const globals = require('globals');
 
 module.exports = [
-  { ignores: ['binding.js', 'target/', 'npm/'] },
+  { ignores: ['binding.js', 'target/', 'fuzz/target/', 'npm/'] },
   js.configs.recommended,
   {
     files: ['**/*.js'],

@@ -13,10 +13,19 @@ pub struct Limits {
 #[derive(Debug, Default)]
 pub struct Expected {
     pub messages: Vec<Content>,
-    /// The close codes that are right. A frame may break several rules, and whoever fails early and whoever looks at a
-    /// whole message first are both right.
+    /// The close codes that are right: a frame may break several rules.
     pub codes: Vec<u16>,
+    /// Earlier ends that are right too, after this many messages: text may be looked at before all of it is there, and a
+    /// length in more bytes than it needs is refused by some and read by others.
+    pub early: Vec<(usize, u16)>,
     pub pings: Vec<Vec<u8>>,
+}
+
+impl Expected {
+    pub fn allows(&self, messages: &[Content], code: u16) -> bool {
+        let early = |(count, early): &(usize, u16)| *early == code && self.messages[..*count] == *messages;
+        (self.codes.contains(&code) && self.messages == messages) || self.early.iter().any(early)
+    }
 }
 
 struct Frame<'a> {
@@ -24,39 +33,45 @@ struct Frame<'a> {
     opcode: u8,
     payload: Vec<u8>,
     violations: Vec<u16>,
+    /// The length takes no more bytes than it needs.
+    minimal: bool,
     complete: bool,
     rest: &'a [u8],
 }
 
 /// None while there is no length yet.
 fn frame<'a>(bytes: &'a [u8], limits: Limits, started: Option<usize>) -> Option<Frame<'a>> {
-    let (&[first, second], mut rest) = bytes.split_first_chunk()?;
+    let (&first, rest) = bytes.split_first()?;
     let (fin, opcode, control) = (first & 0x80 != 0, first & 15, first & 8 != 0);
     let mut violations = Vec::new();
-    let mut length = usize::from(second & 0x7f);
-    if first & 0x70 != 0 || opcode & 7 > 2 || second & 0x80 == 0 {
+    if first & 0x70 != 0 || opcode & 7 > 2 || (control && !fin) || (!control && (opcode == 0) != started.is_some()) {
         violations.push(1002);
     }
-    if control && (!fin || length > 125) {
+    let failed = |violations, minimal| {
+        Some(Frame { fin, opcode, payload: Vec::new(), violations, minimal, complete: false, rest: &[] })
+    };
+    let Some((&second, mut rest)) = rest.split_first() else {
+        return if violations.is_empty() { None } else { failed(violations, true) };
+    };
+    if second & 0x80 == 0 {
         violations.push(1002);
     }
-    if !control && (opcode == 0) != started.is_some() {
-        violations.push(1002);
-    }
-    let wide = match length {
+    let form = usize::from(second & 0x7f);
+    let wide = match form {
         126 => rest.split_first_chunk::<2>().map(|(wide, rest)| (u16::from_be_bytes(*wide).into(), rest)),
         127 => rest.split_first_chunk::<8>().map(|(wide, rest)| (u64::from_be_bytes(*wide), rest)),
-        _ => Some((length as u64, rest)),
+        _ => Some((form as u64, rest)),
     };
-    let failed = |violations| Some(Frame { fin, opcode, payload: Vec::new(), violations, complete: false, rest: &[] });
     let Some((wide, behind)) = wide else {
-        return if violations.is_empty() { None } else { failed(violations) };
+        // Whatever its length is, no control frame needs this form.
+        return if violations.is_empty() && !control { None } else { failed(violations, !control) };
     };
     rest = behind;
-    if wide >> 63 != 0 {
+    if wide >> 63 != 0 || (control && wide > 125) {
         violations.push(1002);
     }
-    length = usize::try_from(wide).unwrap_or(usize::MAX);
+    let minimal = form < 126 || wide > if form == 126 { 125 } else { 65_535 };
+    let length = usize::try_from(wide).unwrap_or(usize::MAX);
     let message = started.unwrap_or(0).saturating_add(length);
     if length > limits.frame || (!control && message > limits.message) {
         violations.push(1009);
@@ -65,7 +80,7 @@ fn frame<'a>(bytes: &'a [u8], limits: Limits, started: Option<usize>) -> Option<
         [0; 4]
     } else {
         let Some((mask, behind)) = rest.split_first_chunk::<4>() else {
-            return if violations.is_empty() { None } else { failed(violations) };
+            return if violations.is_empty() && minimal { None } else { failed(violations, minimal) };
         };
         rest = behind;
         *mask
@@ -73,7 +88,7 @@ fn frame<'a>(bytes: &'a [u8], limits: Limits, started: Option<usize>) -> Option<
     let (payload, behind) = rest.split_at(length.min(rest.len()));
     let payload: Vec<u8> = payload.iter().enumerate().map(|(index, byte)| byte ^ mask[index % 4]).collect();
     let complete = payload.len() == length;
-    Some(Frame { fin, opcode, payload, violations, complete, rest: behind })
+    Some(Frame { fin, opcode, payload, violations, minimal, complete, rest: behind })
 }
 
 /// Whether more bytes could make this UTF-8.
@@ -91,6 +106,9 @@ pub fn read(mut bytes: &[u8], limits: Limits) -> Expected {
             return expected;
         };
         bytes = frame.rest;
+        if !frame.minimal {
+            expected.early.push((expected.messages.len(), 1002));
+        }
         let mut ends = frame.violations;
         if !frame.complete {
             ends.push(1006);
@@ -100,7 +118,7 @@ pub fn read(mut bytes: &[u8], limits: Limits) -> Expected {
             let (text, content) = started.get_or_insert((frame.opcode == 1, Vec::new()));
             content.extend_from_slice(&frame.payload);
             if *text && !may_become_text(content) {
-                expected.codes.push(1007);
+                expected.early.push((expected.messages.len(), 1007));
             }
         }
         if !ends.is_empty() {

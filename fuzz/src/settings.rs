@@ -38,7 +38,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-fn broker() -> Json {
+pub fn broker() -> Json {
     json!({
         "kind": "amqp", "memoryName": "m", "hosts": [{ "host": "localhost", "port": 5672 }], "vhost": "/",
         "login": "guest", "password": "guest", "authMechanism": "AMQPLAIN", "connectionTimeout": 10000, "heartbeat": 15,
@@ -49,7 +49,7 @@ fn broker() -> Json {
     })
 }
 
-fn socket() -> Json {
+pub fn socket() -> Json {
     json!({
         "maxReceivedFrameSize": 65_536, "maxReceivedMessageSize": 1_048_576, "keepalive": true,
         "keepaliveInterval": 20_000, "dropConnectionOnKeepaliveTimeout": true, "keepaliveGracePeriod": 10_000,

@@ -82,6 +82,6 @@ pub fn same(one: &Value, other: &Value) -> bool {
 }
 
 pub fn same_table(one: &Headers, other: &Headers) -> bool {
-    let equal = |(one, other): (&(Box<str>, Value), &(Box<str>, Value))| one.0 == other.0 && same(&one.1, &other.1);
-    one.0.len() == other.0.len() && one.0.iter().zip(&other.0).all(equal)
+    let mut fields = one.0.iter().zip(&other.0);
+    one.0.len() == other.0.len() && fields.all(|(one, other)| one.0 == other.0 && same(&one.1, &other.1))
 }
