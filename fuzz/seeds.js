@@ -226,6 +226,12 @@ const tables = {
 function tableSeeds() {
   /** @type {Seeds} */
   const seeds = {};
+  // Persistent, with a message id, and perhaps a second time.
+  seeds.tracked = bytes(
+    bytes(0, short(''), short('')),
+    bytes(u16(0x30a0), long(tables.request), 2),
+    bytes(short('p-1f'), short('redelivered')),
+  );
   for (const [name, table] of Object.entries(tables)) {
     seeds[name] = bytes(2, table);
     seeds[`${name}-in-properties`] = bytes(
@@ -318,6 +324,9 @@ const settingTexts = {
     '{"hosts":[{"host":"a","port":1},{"host":"b","port":65535}],"clientProperties":{"a":[{"b":null}]}}',
   names: '{"receiveQueue":"","messageQueue":"\\u0000","address":"é"}',
   key: '{"messageKey":[{"header":"a"},{"text":"-"},{"json":["b","0"]}]}',
+  rate: '{"messageRate":{"messages":5,"bytes":null,"burst":1.5,"policy":"slow"},"slowConsumer":"wait"}',
+  delivery:
+    '{"delivery":"at-least-once","queueType":"quorum","deadLetterExchange":"x","queueExpires":1}',
   'bad-key': '{"messageKey":[{"header":1}]}',
   'wrong-types': '{"kind":1,"hosts":{},"vhost":null,"keepalive":"yes"}',
 };

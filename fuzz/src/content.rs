@@ -29,7 +29,8 @@ pub fn run(data: &[u8]) {
             }
         }
     }
-    let frame = Frame::new(&content);
+    let threshold = 1 + usize::from(body.first().copied().unwrap_or(0));
+    let frame = Frame::new(&content, threshold);
     let (Content::Text(bytes) | Content::Binary(bytes)) = &content;
     assert_eq!(frame.payload_bytes(), bytes.len());
 

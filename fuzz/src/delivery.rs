@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use message_engin::broker::lane::{Broken, METHOD, Reader, parse_method};
+use message_engin::broker::lane::fuzzing::{Broken, METHOD, Reader, parse_method};
 use message_engin::message::Route;
 use tokio::io::{AsyncRead, ReadBuf};
 
@@ -105,10 +105,10 @@ fn next(reader: &mut Reader<Pieces>) -> Result<Option<String>, Broken> {
     let route = |channel| [None, Some(Route::Receive), Some(Route::Message)].get(usize::from(channel)).copied()?;
     match reader.is_delivery()? {
         None => Ok(None),
-        Some(true) => Ok(reader.take_delivery(0, route)?.map(|delivery| {
+        Some(true) => Ok(reader.take_delivery(1, route)?.map(|delivery| {
             let place = (delivery.route, delivery.tag, delivery.redelivered);
             let names = (delivery.exchange(), delivery.routing_key(), delivery.content_type());
-            format!("{place:?} {names:?} {} {:?}", delivery.headers_json(), delivery.body)
+            format!("{place:?} {names:?} {:?} {} {:?}", delivery.message_id(), delivery.headers_json(), delivery.body)
         })),
         Some(false) => {
             let Some((kind, channel, payload)) = reader.take_frame()? else { return Ok(None) };

@@ -110,7 +110,7 @@ async fn connection(bytes: &[u8], limits: Limits, way: Way) -> (Vec<Content>, En
     let mut inbox = Inbox { messages: Vec::new(), ready: false, dice: way.reluctant.then_some(Dice(way.split.into())) };
 
     for index in 0..way.outgoing {
-        handle.send(Frame::new(&outgoing(index))).expect("the connection has not begun");
+        handle.send(Frame::new(&outgoing(index), settings.fragment())).expect("the connection has not begun");
     }
     let server = async {
         let opened = Peer::open(stream, RESPONSE.to_vec(), early.to_vec(), handle.clone(), settings.clone()).await;

@@ -80,12 +80,17 @@ pub fn cuts(length: usize, seed: u8) -> Vec<Range<usize>> {
 
 /// A delivery within one process.
 pub fn shared(properties: Properties, body: impl Into<Bytes>) -> Delivery {
-    let envelope = Envelope::Shared { exchange: "e".into(), routing_key: "k".into(), properties: Arc::new(properties) };
-    Delivery { route: Route::Message, redelivered: false, tag: 1, envelope, body: body.into() }
+    let properties = Arc::new(properties);
+    let envelope = Envelope::Shared { exchange: "e".into(), routing_key: "k".into(), properties, id: None };
+    delivery(envelope, body.into())
 }
 
 /// A delivery from the wire, with this envelope.
 pub fn encoded(bytes: impl Into<Bytes>, properties: usize, body: impl Into<Bytes>) -> Delivery {
     let envelope = Envelope::Encoded { bytes: bytes.into(), properties };
-    Delivery { route: Route::Message, redelivered: false, tag: 1, envelope, body: body.into() }
+    delivery(envelope, body.into())
+}
+
+fn delivery(envelope: Envelope, body: Bytes) -> Delivery {
+    Delivery { route: Route::Message, redelivered: false, repeated: false, tag: 1, session: 0, envelope, body }
 }

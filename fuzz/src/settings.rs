@@ -18,7 +18,12 @@ pub fn run(data: &[u8]) {
         settings
     };
     let (broker, socket) = (over(broker()), over(socket()));
-    if let Ok(settings) = serde_json::from_value::<BrokerSettings>(broker.clone()) {
+    let (broker_settings, socket_settings) =
+        (serde_json::from_value(broker.clone()), serde_json::from_value(socket.clone()));
+    if fields.is_empty() {
+        assert!(broker_settings.is_ok() && socket_settings.is_ok(), "{broker_settings:?} {socket_settings:?}");
+    }
+    if let Ok::<BrokerSettings, _>(settings) = broker_settings {
         assert_eq!(json!(settings.prefetch), broker["prefetch"]);
         assert_eq!(json!(settings.heartbeat), broker["heartbeat"]);
         assert_eq!(json!(settings.connection_timeout), broker["connectionTimeout"]);
@@ -30,7 +35,7 @@ pub fn run(data: &[u8]) {
             assert_eq!(plan.prefetch, settings.prefetch);
         }
     }
-    if let Ok(settings) = serde_json::from_value::<SocketSettings>(socket.clone()) {
+    if let Ok::<SocketSettings, _>(settings) = socket_settings {
         assert_eq!(json!(settings.max_received_frame_size), socket["maxReceivedFrameSize"]);
         assert_eq!(json!(settings.max_backpressure), socket["maxBackpressure"]);
         assert_eq!(json!(settings.close_timeout), socket["closeTimeout"]);
@@ -43,7 +48,9 @@ pub fn broker() -> Json {
         "kind": "amqp", "memoryName": "m", "hosts": [{ "host": "localhost", "port": 5672 }], "vhost": "/",
         "login": "guest", "password": "guest", "authMechanism": "AMQPLAIN", "connectionTimeout": 10000, "heartbeat": 15,
         "noDelay": true, "clientProperties": {}, "reconnect": true, "reconnectBackoffStrategy": "linear",
-        "reconnectBackoffTime": 1000, "reconnectExponentialLimit": 120_000, "bufferSize": 16_777_216, "prefetch": 256,
+        "reconnectBackoffTime": 1000, "reconnectExponentialLimit": 120_000, "reconnectJitter": 0.0,
+        "delivery": "at-most-once", "queueType": "classic", "deadLetterExchange": null, "queueExpires": 60_000,
+        "bufferSize": 16_777_216, "prefetch": 256,
         "receiveExchange": "re", "receiveQueue": "rq", "statusExchange": "se", "statusQueue": "sq",
         "messageExchange": "me", "messageQueue": "mq", "address": "amqp://localhost",
     })
@@ -51,8 +58,10 @@ pub fn broker() -> Json {
 
 pub fn socket() -> Json {
     json!({
-        "maxReceivedFrameSize": 65_536, "maxReceivedMessageSize": 1_048_576, "keepalive": true,
-        "keepaliveInterval": 20_000, "dropConnectionOnKeepaliveTimeout": true, "keepaliveGracePeriod": 10_000,
-        "useNativeKeepalive": false, "closeTimeout": 5_000, "binary": true, "maxBackpressure": 1_048_576, "messageKey": null,
+        "maxReceivedFrameSize": 65_536, "maxReceivedMessageSize": 1_048_576, "fragmentOutgoingMessages": true,
+        "fragmentationThreshold": 900, "keepalive": true, "keepaliveInterval": 20_000,
+        "dropConnectionOnKeepaliveTimeout": true, "keepaliveGracePeriod": 10_000, "useNativeKeepalive": false,
+        "closeTimeout": 5_000, "binary": true, "slowConsumer": "close", "maxBackpressure": 1_048_576,
+        "messageRate": null, "messageKey": null,
     })
 }

@@ -1,6 +1,6 @@
 //! Properties and header tables from the wire.
 
-use message_engin::message::{Delivery, Headers, Properties, Value};
+use message_engin::message::{Delivery, Headers, MessageId, Properties, Value};
 use serde::de::IgnoredAny;
 
 use crate::{Input, encoded, shared};
@@ -11,7 +11,7 @@ pub fn run(data: &[u8]) {
     let properties = input.choose([2, 0, 1, 40, usize::MAX]);
     let bytes = input.0.to_vec();
     let delivery = encoded(bytes.clone(), properties, "");
-    let _ = (delivery.exchange(), delivery.routing_key());
+    let _ = (delivery.exchange(), delivery.routing_key(), delivery.message_id(), delivery.is_marked());
     check(&delivery);
 
     // The bytes as a table alone, behind the flags that say so: no length has to be guessed.
@@ -50,10 +50,29 @@ fn check(delivery: &Delivery) {
     let (written, other) = (shared(written, ""), shared(other, ""));
     assert_eq!(written.content_type(), delivery.content_type());
     assert_eq!(other.content_type(), "other");
+    check_tracked(delivery, &headers);
     if names_fit(&headers) {
         for again in [written.headers(), other.headers()] {
             assert!(same_table(&again, &headers), "{again:?} is not {headers:?}");
         }
+    }
+}
+
+/// Properties with a message id read the same, and the id with them.
+fn check_tracked(delivery: &Delivery, headers: &Headers) {
+    let prefix = delivery.content_type().get(..20).unwrap_or("p");
+    let number = headers.0.len() as u64 * 0x1_0000_0001;
+    for again in [false, true] {
+        let id = MessageId { number, again };
+        let properties = Properties::tracked(delivery.content_type(), headers);
+        let mut written = vec![0, 0];
+        properties.write(&mut written, prefix, id);
+        assert!(Properties::of_message(&written[2..]).encoded() == properties.encoded());
+        let read = encoded(written, 2, "");
+        assert_eq!((read.message_id(), read.is_marked()), (&*id.text(prefix), again));
+        assert_eq!(MessageId::parse(read.message_id(), prefix), Some(MessageId { number, again: false }));
+        assert_eq!(read.content_type(), delivery.content_type());
+        assert!(!names_fit(headers) || same_table(&read.headers(), headers));
     }
 }
 

@@ -19,6 +19,12 @@ mod tls;
 mod window;
 mod wire;
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    //! The reader of the broker's bytes, for the fuzz targets.
+    pub use super::wire::{Broken, METHOD, Reader, parse_method};
+}
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -36,10 +42,7 @@ use consuming::Consuming;
 use declare::{Control, Declared};
 use publishing::{Offered, Published, Publishing};
 use tls::Tls;
-#[cfg(not(feature = "fuzzing"))]
 use wire::Broken;
-#[cfg(feature = "fuzzing")]
-pub use wire::{Broken, METHOD, Reader, parse_method};
 
 /// The least time between two declarations of what has gone.
 const DECLARE_INTERVAL: Duration = Duration::from_millis(250);
