@@ -36,6 +36,8 @@ pub struct Consuming {
     acks: Arc<Acks>,
     /// Queues of this process that go with it, when it ends in good order.
     own_queues: Vec<String>,
+    /// queue.bind of all that is consumed.
+    bindings: Vec<u8>,
     /// Publishers mark what may have come before.
     marks: bool,
     pub heartbeat: Option<Duration>,
@@ -145,6 +147,7 @@ impl Consuming {
             outlet: Mutex::new(outlet),
             acks: Arc::new(acks),
             own_queues: plan.queues.iter().filter(outlives).map(|queue| queue.name.clone()).collect(),
+            bindings: bindings(plan),
             marks: plan.is_reliable(),
             heartbeat,
         })
@@ -257,6 +260,11 @@ impl Consuming {
         self.reader.try_lock().is_err()
     }
 
+    /// Says the bindings of what is consumed once more. Without the exchange this ends the channel, and with it the session.
+    pub async fn bind_again(&self) -> std::result::Result<(), Broken> {
+        self.outlet.lock().await.write(&self.bindings).await
+    }
+
     /// Ends the consumers; what is on its way still comes.
     pub async fn stop(&self) -> std::result::Result<(), Broken> {
         let mut frames = Vec::new();
@@ -297,6 +305,20 @@ impl Consuming {
             }
         }
     }
+}
+
+fn bindings(plan: &Plan) -> Vec<u8> {
+    let frames = plan.queues.iter().enumerate().map(|(index, queue)| {
+        let bind = queue::Bind {
+            queue: queue.name.as_str().into(),
+            exchange: queue.exchange.as_str().into(),
+            routing_key: queue.binding_key.as_str().into(),
+            nowait: true,
+            arguments: FieldTable::default(),
+        };
+        method_frame(channel_of(index), &AMQPClass::Queue(queue::AMQPMethod::Bind(bind)))
+    });
+    frames.flatten().collect()
 }
 
 async fn declare_private(

@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::topology::{ExchangeKind, Plan};
 use super::{Acker, Broker, Routed, Session};
@@ -46,6 +46,8 @@ use wire::Broken;
 
 /// The least time between two declarations of what has gone.
 const DECLARE_INTERVAL: Duration = Duration::from_millis(250);
+/// How often what is consumed is bound again.
+const BIND_INTERVAL: Duration = Duration::from_secs(10);
 
 pub struct AmqpBroker {
     control: Arc<Control>,
@@ -182,7 +184,12 @@ impl AmqpSession {
             }
             let back = self.publishing.take_back().await.map_err(|broken| self.broken(broken))?;
             let mut guard = Back { messages: back, publishing: &self.publishing };
-            self.declare_again().await?;
+            if self.plan.targets.is_empty() {
+                // The queues are others': they will come.
+                sleep(DECLARE_INTERVAL).await;
+            } else {
+                self.declare_again().await?;
+            }
             lost += if self.careful.load(Ordering::Relaxed) {
                 self.publish_one_by_one(&mut guard.messages).await?
             } else {
@@ -239,6 +246,16 @@ impl AmqpSession {
         Ok(lost)
     }
 
+    /// An exchange that somebody deletes takes bindings along without a word, and whoever publishes declares it anew.
+    async fn bind_again(&self) -> String {
+        loop {
+            sleep(BIND_INTERVAL).await;
+            if let Err(broken) = self.consuming.bind_again().await {
+                return broken.to_string();
+            }
+        }
+    }
+
     /// Sends heartbeats and waits for the broker's, which come twice in an interval. One and a half without a sign, looked
     /// at twice in each, end the session within two.
     async fn beat(&self) -> String {
@@ -278,26 +295,25 @@ impl Session for AmqpSession {
 
     async fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> Result<Routed> {
         let mut again = true;
-        while let Some(message) = batch.front() {
-            match self.publishing.publish_if_routed(message).await {
-                Ok(Offered::Routed(false)) => return Ok(Routed::No),
-                Ok(Offered::Routed(true)) => {
-                    batch.pop_front();
+        // Out of the batch before it goes out: when the connection ends before the answer, it may have arrived.
+        while let Some(message) = batch.pop_front() {
+            match self.publishing.publish_if_routed(&message).await {
+                Ok(Offered::Routed(true)) => return Ok(Routed::Yes),
+                Ok(Offered::Routed(false)) => {
+                    batch.push_front(message);
+                    return Ok(Routed::No);
                 }
                 // The exchange may have gone; whatever else it was, it would be the same the next time.
                 Ok(Offered::ChannelClosed { for_want_of_exchange: true }) if again => {
                     again = false;
+                    batch.push_front(message);
                     self.reopen().await?;
                 }
                 Ok(Offered::ChannelClosed { .. }) => {
-                    batch.pop_front();
                     self.reopen().await?;
                     return Ok(Routed::Refused);
                 }
-                Ok(Offered::Unfit) => {
-                    batch.pop_front();
-                    return Ok(Routed::Refused);
-                }
+                Ok(Offered::Unfit) => return Ok(Routed::Refused),
                 Err(broken) => return Err(self.gone(broken.to_string())),
             }
         }
@@ -341,6 +357,7 @@ impl Session for AmqpSession {
         let heard = || self.silence.heard(&self.silence.publishing);
         let detail = tokio::select! {
             detail = self.publishing.listen(heard, blocked) => detail,
+            detail = self.bind_again() => detail,
             detail = self.beat() => detail,
         };
         self.gone(detail)

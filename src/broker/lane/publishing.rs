@@ -94,8 +94,9 @@ impl Publishing {
         }
         let Connection { reader, outlet, frame_max, heartbeat, .. } = connection;
         let templates = ROUTES.map(|route| {
-            // Only what is declared here can be declared again when it has gone.
-            let mandatory = plan.targets.iter().any(|queue| queue.route == route);
+            // At most once, only what is declared here can be declared again when it has gone; nobody may ever come for
+            // the rest.
+            let mandatory = confirms || plan.targets.iter().any(|queue| queue.route == route);
             Publish::new(CHANNEL, plan.target(route), mandatory, &plan.unique)
         });
         Ok(Publishing {
