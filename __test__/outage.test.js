@@ -42,6 +42,8 @@ async function lasting(exchange, type, queue, key) {
   await line.exchange(exchange, type, stays);
   await line.bind(await line.queue(queue, stays), exchange, key);
   await line.close();
+  // A broker that is killed forgets what it has not written down yet.
+  await rabbit().ctl('eval', 'mnesia:sync_log().');
 }
 
 /** What a thunk calls back. */
