@@ -110,7 +110,7 @@ for (const [slowConsumer, mode] of [
       // It may read on, and what comes from now on reaches it.
       slow.socket.resume();
       const last = () =>
-        slow.frames.some(({ payload }) => String(payload) === 'the last');
+        slow.messages.some((message) => String(message) === 'the last');
       await until(() => {
         hand.client.send('the last', { to: 'slow' });
         return last();
@@ -140,8 +140,8 @@ for (const mode of MODES) {
     const peak = await gateway.ask('peak');
     t.true(peak - before < 48 * MB, `${(peak - before) / MB} MiB`);
     slow.socket.resume();
-    await until(() => slow.frames.length >= COUNT, PATIENCE);
-    const numbers = slow.frames.map(({ payload }) => parseInt(payload, 10));
+    await until(() => slow.messages.length >= COUNT, PATIENCE);
+    const numbers = slow.messages.map((message) => parseInt(message, 10));
     t.deepEqual(
       numbers,
       Array.from({ length: COUNT }, (_, n) => n),
