@@ -138,7 +138,9 @@ for (const [option, value, given = value] of BAD_WS) {
   test(`wsConf.${option}: ${inspect(value)}`, async (t) => {
     const httpServer = http.createServer();
     const [outer] = option.split('.');
-    const wsConf = { ...usual, httpServer, [outer]: given };
+    // A declared key stands in the place of its function.
+    const functions = { ...usual, [`${outer}Fn`]: undefined };
+    const wsConf = { ...functions, httpServer, [outer]: given };
     const error = await t.throwsAsync(
       server.start(embedded.settings(), wsConf),
       { instanceOf: OptionError, code: 'ERR_INVALID_OPTION' },

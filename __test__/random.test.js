@@ -202,14 +202,12 @@ for (const [style, confs] of Object.entries({
   },
   'with declared keys': {
     keyFn: undefined,
-    key: { template: '{header:constructor}{cookie:a}{query:key}' },
+    key: { template: '{header:upgrade}:{query:key}' },
   },
 })) {
   test.serial(`odd requests are answered or closed, ${style}`, async (t) => {
     const world = await open(t, embedded, { ws: confs });
-    const healthy = await world.connect('healthy', {
-      headers: { constructor: 'c', Cookie: 'a=b' },
-    });
+    const healthy = await world.connect('healthy');
     const dice = new Dice(style.length);
     /** @type {Record<string, number>} */
     const statuses = {};
