@@ -111,7 +111,7 @@ function declaredOptions(name) {
   );
   return Array.from(found, ([, comment = '', option]) => {
     const text = comment.replace(/\s+\*?\s*/g, ' ');
-    return [option, /Default ('[^']*'|[\w{}]+)/.exec(text)?.[1]];
+    return [option, /Default ('[^']*'|[\w{}]+(?:\.\d+)?)/.exec(text)?.[1]];
   });
 }
 
@@ -243,6 +243,40 @@ for (const broker of ['embedded', 'RabbitMQ']) {
     t.like(await peer.closed, { code: 1001 });
     t.deepEqual(await program.end(), { code: 0, signal: null });
     t.regex(program.stdout, /^gateway: closed$/m);
+    t.is(program.stderr, '');
+  });
+
+  test.serial(`${broker}: browsers leave one by one`, async (t) => {
+    const program = install(t).start('drain.js', { ...env(), DRAIN: 4000 });
+    const port = await portOf(program);
+    const health = async () => {
+      const { status } = await fetch(`http://127.0.0.1:${port}/`, {
+        // A connection that stays would hold up the end.
+        headers: { connection: 'close' },
+      });
+      return status;
+    };
+    t.is(await health(), 200);
+    const peers = ['ann', 'bob'].map(
+      (user) => new Peer(`ws://127.0.0.1:${port}/?user=${user}`),
+    );
+    for (const peer of peers) {
+      t.teardown(() => peer.terminate());
+      await peer.opened;
+    }
+    program.child.kill('SIGTERM');
+    t.like(await Promise.race(peers.map(({ closed }) => closed)), {
+      code: 1012,
+    });
+    // The other one is still served.
+    t.is(await health(), 503);
+    const left = peers.find(({ socket }) => socket.readyState === 1);
+    const user = left === peers[0] ? 'ann' : 'bob';
+    left.sendJson({ to: user });
+    t.deepEqual(await left.received(1), [JSON.stringify({ to: user })]);
+    t.like(await left.closed, { code: 1012 });
+    t.deepEqual(await program.end(), { code: 0, signal: null });
+    t.regex(program.stdout, /^gateway: drained$/m);
     t.is(program.stderr, '');
   });
 }
