@@ -138,7 +138,8 @@ export class Client extends TypedEmitter<ClientEvents> {
    * A Buffer reaches the browser as a binary frame, a string as that text, and
    * anything else as its JSON text.
    *
-   * @returns false when `mqConf.bufferSize` is reached: hold on until 'drain'.
+   * @returns false when `mqConf.bufferSize` is reached, or while the broker
+   *   takes nothing ('blocked'): hold on until 'drain'.
    * @throws {MessageEnginError} before `init()` and after `close()`; never for
    *   a lost connection.
    */
@@ -182,7 +183,7 @@ export interface ClientEvents {
   unblocked: [];
   /**
    * A message that found no room in twice `mqConf.bufferSize` and was not sent;
-   * or, with an `error`, a received one for which a listener failed twice, and
+   * or, with an `error`, a received one for which a listener failed when it came again, and
    * which is dropped ('at-least-once' without `deadLetterExchange`).
    */
   undeliverable: [
@@ -219,7 +220,10 @@ export interface ClientStats {
   published: number;
   /** Bytes that wait for the broker now. */
   buffered: number;
-  /** Messages lost with a connection to the broker, or that found no room in `mqConf.bufferSize`. */
+  /**
+   * Messages lost with a connection to the broker, that found no room in twice
+   * `mqConf.bufferSize`, or that listeners failed for and are dropped.
+   */
   undeliverable: number;
   /** Times that the broker connection was restored. */
   reconnects: number;
@@ -401,8 +405,9 @@ export interface MqConf {
   reconnectJitter?: number;
 
   /**
-   * 'at-most-once' (default) is the original's wire: nothing comes twice, and
-   * what is on its way when a connection breaks may be lost. 'at-least-once'
+   * 'at-most-once' (default) is the original's wire: what is on its way when a
+   * connection breaks may be lost, and nothing is sent twice; only what a
+   * worker had in hand comes again, marked by `info.redelivered`. 'at-least-once'
    * loses nothing: durable exchanges and queues, persistent messages,
    * publisher confirms, and a message is done with when its listeners are;
    * some may come twice, marked by `info.redelivered` and with the same
@@ -415,7 +420,7 @@ export interface MqConf {
    */
   queueType?: 'classic' | 'quorum';
   /**
-   * With 'at-least-once': where messages go for which a listener failed twice.
+   * With 'at-least-once': where messages go for which a listener failed when they came again.
    * It must exist. Default null: they are dropped, with the client's event
    * 'undeliverable'.
    */

@@ -4,7 +4,13 @@ const { randomBytes } = require('node:crypto');
 const { EventEmitter } = require('node:events');
 const { Deliveries } = require('./crossing');
 const { startClient } = require('./native');
-const { MessageEnginError, fromNative, textOf } = require('./errors');
+const { isIntegerWithin, shown } = require('./checks');
+const {
+  MessageEnginError,
+  OptionError,
+  fromNative,
+  textOf,
+} = require('./errors');
 const { emitLineEvent, safeEmit } = require('./line-events');
 const { Listening } = require('./listening');
 const { encodeHeaders, encodeMessage } = require('./message');
@@ -22,6 +28,8 @@ const { yieldable } = require('./yieldable');
 const CLOSE_PATIENCE = 5000;
 /** How long it waits for listeners that have something in hand, in ms. */
 const LISTENERS_PATIENCE = 30000;
+/** setTimeout's limit. */
+const MAX_TIMEOUT = 2 ** 31 - 1;
 
 /**
  * The back-office side: gets what browsers send and whether they are there,
@@ -180,12 +188,21 @@ class Client extends EventEmitter {
 
   /** @param {{ timeout?: number }} [options] */
   close(options) {
-    this.#closed ??= yieldable(this.#close(options));
+    if (!this.#closed) {
+      const timeout = options?.timeout ?? LISTENERS_PATIENCE;
+      if (!isIntegerWithin(timeout, 0, MAX_TIMEOUT)) {
+        throw new OptionError(
+          'timeout',
+          `expected an integer from 0 to ${MAX_TIMEOUT} (ms), got ${shown(timeout)}`,
+        );
+      }
+      this.#closed = yieldable(this.#close(timeout));
+    }
     return this.#closed;
   }
 
-  /** @param {{ timeout?: number }} [options] */
-  async #close({ timeout = LISTENERS_PATIENCE } = {}) {
+  /** @param {number} timeout ms */
+  async #close(timeout) {
     // What is being started must be ended, and what failed to start is ended.
     // The listeners that have something in hand finish it first, and may send.
     await this.#started?.catch(() => {});
