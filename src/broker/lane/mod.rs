@@ -358,6 +358,7 @@ impl Session for AmqpSession {
         let detail = tokio::select! {
             detail = self.publishing.listen(heard, blocked) => detail,
             detail = self.bind_again() => detail,
+            () = self.publishing.neglected() => "the broker confirms nothing".to_owned(),
             detail = self.beat() => detail,
         };
         self.gone(detail)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lapin::protocol::{AMQPClass, basic, channel, confirm, connection};
 use tokio::sync::{Mutex, watch};
+use tokio::time::sleep;
 
 use super::connect::Connection;
 use super::outlet::Outlet;
@@ -17,6 +18,8 @@ use crate::broker::topology::Plan;
 use crate::message::{Outgoing, Route};
 
 const CHANNEL: u16 = 1;
+/// How long a message may wait for its confirm.
+const CONFIRM_PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Publishing {
     reader: Mutex<Reader<ReadEnd>>,
@@ -199,6 +202,21 @@ impl Publishing {
         let mut state = self.state.subscribe();
         let settled = |state: &State| state.channel != ChannelState::Open || self.flight().window.is_empty();
         let _ = state.wait_for(settled).await;
+    }
+
+    /// Resolves when the oldest message has waited long for its confirm: a cluster that changes its leaders can lose what
+    /// it was handed, without a word, on a connection that lives on.
+    pub async fn neglected(&self) {
+        let mut before = None;
+        loop {
+            sleep(CONFIRM_PATIENCE / 2).await;
+            let oldest = self.flight().window.oldest();
+            // Twice the same one, so it waits for half of the time at least. A broker that is blocked reads nothing.
+            if oldest.is_some() && oldest == before && self.state.borrow().blocked.is_none() {
+                return;
+            }
+            before = oldest;
+        }
     }
 
     /// What has not arrived for certain, in order.

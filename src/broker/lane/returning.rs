@@ -47,6 +47,8 @@ impl Returning {
             self.size = usize::try_from(u64::from_be_bytes(fixed[4..].try_into().ok()?)).ok()?;
             let id = message_id(properties);
             let id = MessageId::parse(id, &known.prefix).unwrap_or_default();
+            // What came behind it may have had a queue.
+            let id = MessageId { again: id.number > 0, ..id };
             self.properties = Some((Arc::new(Properties::of_message(properties)), id));
         } else {
             self.body.extend_from_slice(payload);

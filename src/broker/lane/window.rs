@@ -25,6 +25,11 @@ impl Window {
         self.slots.push_back(Some(message));
     }
 
+    /// The number of the message that has waited longest.
+    pub fn oldest(&self) -> Option<u64> {
+        self.slots.front().and(Some(self.before + 1))
+    }
+
     pub fn is_full(&self) -> bool {
         self.slots.len() >= MAX_MESSAGES || self.bytes >= MAX_BYTES
     }
