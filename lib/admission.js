@@ -31,7 +31,7 @@ class Admission {
   #bucket;
 
   /**
-   * @param {import('./options').WsSettings} settings
+   * @param {import('./ws-options').WsSettings} settings
    * @param {unknown} conf the user's own wsConf: its functions are its methods
    * @param {() => number} [now] ms, of a clock that never goes back
    */

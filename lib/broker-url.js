@@ -107,7 +107,7 @@ function parseHost(text) {
 /**
  * The broker for error texts, without login and password.
  *
- * @param {import('./options').MqSettings} settings
+ * @param {import('./mq-options').MqSettings} settings
  */
 function addressOf({ kind, memoryName, hosts, vhost, tls }) {
   if (kind === 'memory') {

@@ -14,7 +14,7 @@ const {
 const { emitLineEvent, safeEmit } = require('./line-events');
 const { Listening } = require('./listening');
 const { encodeHeaders, encodeMessage } = require('./message');
-const { mqSettings } = require('./options');
+const { mqSettings } = require('./mq-options');
 const { Outgoing } = require('./outgoing');
 const { yieldable } = require('./yieldable');
 

@@ -42,7 +42,7 @@ const REFUSAL_PATIENCE = 2000;
  *
  * @param {Socket} socket
  * @param {Buffer} head what Node has read behind the request
- * @param {import('./options').WsSettings} settings
+ * @param {import('./ws-options').WsSettings} settings
  * @returns {Carrier}
  */
 function takeOver(socket, head, settings) {
@@ -69,7 +69,7 @@ function takeOver(socket, head, settings) {
  * pipes do nothing.
  *
  * @param {Socket} socket
- * @param {import('./options').WsSettings} settings
+ * @param {import('./ws-options').WsSettings} settings
  */
 function setOptions(socket, settings) {
   // Node passes on only what it takes for a change, and a TLS socket does not

@@ -12,7 +12,7 @@ const { versionOf } = require('./handshake');
  * @typedef {import('..').Cookie} Cookie
  * @typedef {import('..').SetCookie} SetCookie
  * @typedef {import('..').Extension} Extension
- * @typedef {import('./options').WsSettings} WsSettings
+ * @typedef {import('./ws-options').WsSettings} WsSettings
  */
 
 /**

@@ -14,8 +14,9 @@ const { output, takeOver } = require('./handover');
 const { isWebSocket, refusalOf } = require('./handshake');
 const { requestKey } = require('./keys');
 const { emitLineEvent, safeEmit } = require('./line-events');
-const { mqSettings, wsSettings } = require('./options');
+const { mqSettings } = require('./mq-options');
 const { Request } = require('./request');
+const { wsSettings } = require('./ws-options');
 const { yieldable } = require('./yieldable');
 
 /**
@@ -110,7 +111,7 @@ class Gateway extends EventEmitter {
 
   /**
    * @param {any} conf the user's own wsConf: its functions are its methods
-   * @param {import('./options').WsSettings} settings
+   * @param {import('./ws-options').WsSettings} settings
    */
   constructor(conf, settings) {
     super();

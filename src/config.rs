@@ -1,4 +1,5 @@
-//! Settings as `lib/options.js` hands them over: checked, complete, plain data. Nothing here has a default.
+//! Settings as `lib/mq-options.js` and `lib/ws-options.js` hand them over: checked, complete, plain data.
+//! Nothing here has a default.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +8,7 @@ use serde::Deserialize;
 
 use crate::keys::KeyTemplate;
 
-/// Everything about the broker; one field for each key of `mqSettings` in `lib/options.js`.
+/// Everything about the broker; one field for each key of `mqSettings` in `lib/mq-options.js`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BrokerSettings {
