@@ -90,6 +90,7 @@ impl Broker for AmqpBroker {
             consuming,
             silence: Silence::new(),
             careful: AtomicBool::new(false),
+            returned: AtomicU64::new(0),
             declared: Mutex::new(None),
         })
     }
@@ -119,6 +120,8 @@ pub struct AmqpSession {
     silence: Silence,
     /// The broker has closed the channel for something that one of the messages said: they go one by one.
     careful: AtomicBool,
+    /// How many messages had come back for want of a queue when things were declared last.
+    returned: AtomicU64,
     /// When things were last declared again.
     declared: Mutex<Option<Instant>>,
 }
@@ -184,8 +187,11 @@ impl AmqpSession {
             }
             let back = self.publishing.take_back().await.map_err(|broken| self.broken(broken))?;
             let mut guard = Back { messages: back, publishing: &self.publishing };
-            if self.plan.targets.is_empty() {
-                // The queues are others': they will come.
+            let returned = self.publishing.returned_count();
+            if self.publishing.is_refused() {
+                self.publishing.renew().await.map_err(|broken| self.broken(broken))?;
+            } else if self.plan.targets.is_empty() || self.returned.swap(returned, Ordering::Relaxed) == returned {
+                // The queues are others', or there are queues that refuse: they may be ready later.
                 sleep(DECLARE_INTERVAL).await;
             } else {
                 self.declare_again().await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lapin::protocol::{AMQPClass, basic, channel, confirm, connection};
 use tokio::sync::{Mutex, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::connect::Connection;
 use super::outlet::Outlet;
@@ -20,6 +20,8 @@ use crate::message::{Outgoing, Route};
 const CHANNEL: u16 = 1;
 /// How long a message may wait for its confirm.
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a broker may refuse everything before the channel is opened anew.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
 
 pub struct Publishing {
     reader: Mutex<Reader<ReadEnd>>,
@@ -42,6 +44,8 @@ struct Flight {
     window: Window,
     /// Not routed, not taken, or handed over on a channel that has been closed: to be published again, in order.
     back: VecDeque<Outgoing>,
+    /// Since when the broker has refused (basic.nack) and taken nothing.
+    refusing: Option<Instant>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -271,6 +275,28 @@ impl Publishing {
         })
     }
 
+    /// Whether the broker has refused everything for a while.
+    pub fn is_refused(&self) -> bool {
+        self.flight().refusing.is_some_and(|since| since.elapsed() >= REFUSAL_PATIENCE)
+    }
+
+    /// How many messages have come back for want of a queue.
+    pub fn returned_count(&self) -> u64 {
+        self.state.borrow().returned
+    }
+
+    /// Closes the channel and opens it again, with nothing on it. What a channel remembers of a quorum queue's leader can
+    /// be wrong for ever when the leader's node dies in the wrong moment.
+    pub async fn renew(&self) -> Result<(), Broken> {
+        self.flight().refusing = None;
+        self.state.send_modify(|state| state.channel = ChannelState::Opening);
+        let close = channel::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };
+        self.write(&method_frame(CHANNEL, &AMQPClass::Channel(channel::AMQPMethod::Close(close)))).await?;
+        let mut state = self.state.subscribe();
+        let _ = state.wait_for(|state| state.channel != ChannelState::Opening).await;
+        self.reopen().await
+    }
+
     /// Whether the channel was closed for an exchange that has gone, and not for something that a message said.
     pub fn wants_exchange(&self) -> bool {
         self.state.borrow().channel == ChannelState::Closed { code: 404 }
@@ -352,12 +378,16 @@ impl Publishing {
                     returning = Returning::of(method.exchange.as_str(), method.routing_key.as_str(), &self.known);
                 }
                 AMQPClass::Basic(basic::AMQPMethod::Ack(ack)) => {
-                    self.flight().window.settle(ack.delivery_tag, ack.multiple, drop);
+                    let mut flight = self.flight();
+                    flight.window.settle(ack.delivery_tag, ack.multiple, drop);
+                    flight.refusing = None;
+                    drop(flight);
                     self.state.send_modify(|state| state.confirmed += 1);
                 }
                 AMQPClass::Basic(basic::AMQPMethod::Nack(nack)) => {
                     let mut flight = self.flight();
-                    let Flight { window, back } = &mut *flight;
+                    let Flight { window, back, refusing } = &mut *flight;
+                    refusing.get_or_insert_with(Instant::now);
                     window.settle(nack.delivery_tag, nack.multiple, |mut message| {
                         // What came behind it may have been taken.
                         message.id.again = true;
@@ -368,6 +398,9 @@ impl Publishing {
                 }
                 AMQPClass::Basic(basic::AMQPMethod::QosOk(_)) => {
                     self.state.send_modify(|state| state.answered += 1);
+                }
+                AMQPClass::Channel(channel::AMQPMethod::CloseOk(_)) => {
+                    self.state.send_modify(|state| state.channel = ChannelState::Closed { code: 200 });
                 }
                 AMQPClass::Channel(channel::AMQPMethod::OpenOk(_)) => {
                     self.state.send_modify(|state| state.channel = ChannelState::Open);
