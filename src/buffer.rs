@@ -121,9 +121,11 @@ impl<T: Weight> Buffer<T> {
 
     /// Producers that wait for room before they make the next item hold on while the buffer is held.
     fn poll_held(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.lock().held {
+        let state = self.lock();
+        if state.closed || !state.held {
             return Poll::Ready(());
         }
+        drop(state);
         self.wait_until(cx, |state| !state.held)
     }
 
@@ -311,6 +313,8 @@ fn wake(waker: Option<Waker>) {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
+
     use super::*;
 
     impl Weight for usize {
@@ -369,6 +373,18 @@ mod tests {
         assert!(buffer.drain(&mut batch, 3, 100).await);
         assert_eq!(batch, [2, 3, 4]);
         assert_eq!(buffer.weight(), 11);
+    }
+
+    #[test]
+    fn a_closed_buffer_holds_nobody() {
+        let buffer = Buffer::new(10);
+        buffer.hold(true);
+        let mut calm = Box::pin(buffer.calm());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(calm.as_mut().poll(&mut cx).is_pending());
+        buffer.close();
+        assert!(calm.as_mut().poll(&mut cx).is_ready());
+        assert!(buffer.poll_push(&mut cx, &mut Some(1)).is_ready());
     }
 
     #[tokio::test]

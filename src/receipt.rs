@@ -40,7 +40,8 @@ impl fmt::Debug for Receipt {
 /// Receipts that are out, oldest first.
 ///
 /// The broker gives no more than the prefetch until something is done, and a connection that is slow must not use that up
-/// for all: the oldest beyond `limit` count as done. The connection still has their messages.
+/// for all: the oldest beyond `limit` count as done, which with a limit of 0 is each at once. The connection still has
+/// their messages.
 pub struct Receipts {
     out: VecDeque<Weak<Receipt>>,
     limit: usize,
@@ -48,7 +49,7 @@ pub struct Receipts {
 
 impl Receipts {
     pub fn new(limit: usize) -> Self {
-        Receipts { out: VecDeque::new(), limit: limit.max(1) }
+        Receipts { out: VecDeque::new(), limit }
     }
 
     pub fn give(&mut self, acker: &Arc<dyn Acker>, delivery: &Delivery) -> Arc<Receipt> {
@@ -145,6 +146,14 @@ mod tests {
         assert_eq!(*told.0.lock().unwrap(), [1, 2]);
         drop((shared, kept));
         assert_eq!(*told.0.lock().unwrap(), [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn where_none_may_be_out_a_delivery_is_done_at_once() {
+        let told = Arc::<Told>::default();
+        let acker: Arc<dyn Acker> = told.clone();
+        let _kept = Receipts::new(0).give(&acker, &delivery(1));
+        assert_eq!(*told.0.lock().unwrap(), [1]);
     }
 
     #[test]

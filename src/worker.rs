@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use crate::broker::lane::AmqpBroker;
 use crate::broker::line::{Counters, Line};
+use crate::broker::memory::MemoryBroker;
 use crate::broker::topology::{Plan, Role};
-use crate::broker::{Acker, Batch, Settlement};
+use crate::broker::{Acker, Batch, Broker, Settlement};
 use crate::buffer::{Level, Refused};
-use crate::config::BrokerSettings;
+use crate::config::{BrokerKind, BrokerSettings};
 use crate::error::Result;
-use crate::gateway::open_line;
 use crate::hooks::{Heard, LineEvents, Listeners};
 use crate::message::{Outgoing, Route};
 use crate::pace::Pace;
@@ -54,16 +55,36 @@ pub enum Sent {
 impl Worker {
     /// Resolves when the shared queues are declared and consumed. `unique` begins the ids of its messages.
     pub async fn start(
-        broker: BrokerSettings,
+        settings: BrokerSettings,
         unique: &str,
         events: Arc<dyn LineEvents>,
         listeners: Arc<dyn Listeners>,
     ) -> Result<Worker> {
-        let plan = Plan::new(&broker, Role::Worker, unique);
-        let (line, batches) = open_line(&broker, plan, events.clone()).await?;
+        match settings.kind {
+            BrokerKind::Amqp => {
+                let broker = AmqpBroker::new(settings.clone())?;
+                Worker::start_on(broker, settings, unique, events, listeners).await
+            }
+            BrokerKind::Memory => {
+                let broker = MemoryBroker::named(&settings.memory_name);
+                Worker::start_on(broker, settings, unique, events, listeners).await
+            }
+        }
+    }
+
+    /// On a broker that is given, whichever one the settings name.
+    pub async fn start_on(
+        broker: impl Broker,
+        settings: BrokerSettings,
+        unique: &str,
+        events: Arc<dyn LineEvents>,
+        listeners: Arc<dyn Listeners>,
+    ) -> Result<Worker> {
+        let plan = Plan::new(&settings, Role::Worker, unique);
+        let (line, batches) = Line::open(broker, plan, &settings, events.clone()).await?;
         let shared = Arc::new(Shared {
             line,
-            buffer_size: broker.buffer_size,
+            buffer_size: settings.buffer_size,
             events: Mutex::new(Some(events)),
             listeners: Mutex::new(Some(listeners)),
             waiting: AtomicBool::new(false),

@@ -165,6 +165,21 @@ async fn traffic_goes_on_after_the_last_worker_left_and_another_came() {
 }
 
 #[tokio::test]
+async fn what_waited_for_a_worker_comes_to_the_first_one() {
+    for url in brokers() {
+        let settings = broker(&url);
+        let gateway = gateway(&settings, socket()).await;
+        let mut browser = Browser::connect(&gateway, "a").await;
+        browser.send("early").await;
+        until(|| gateway.stats().published == 2).await;
+        let (worker, mut heard) = worker(&settings).await;
+        assert_eq!(text(&next(&mut heard, Route::Receive).await), "early", "{url}");
+        within(gateway.close(Duration::ZERO)).await;
+        within(worker.close(PATIENCE)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_worker_goes_on_after_the_last_gateway_left_and_another_came() {
     for url in brokers() {
         let settings = broker(&url);

@@ -228,6 +228,7 @@ impl<B: Broker> Runner<B> {
                 self.connect().await
             };
             tokio::select! {
+                biased;
                 () = deadline => return None,
                 result = attempt => match result {
                     Ok(session) => return Some(session),
@@ -275,6 +276,7 @@ impl<B: Broker> Runner<B> {
         let flushed = match stopping {
             None => true,
             Some(deadline) => tokio::select! {
+                biased;
                 result = timeout_at(deadline, &mut publish) => result.is_ok_and(|result| result.is_ok()),
                 _ = session.lost(blocked) => false,
             },
@@ -303,11 +305,12 @@ async fn consume<S: Session>(
     loop {
         let mut deliveries = Vec::new();
         tokio::select! {
-            received = session.receive(&mut deliveries, RECEIVE_BATCH) => received?,
+            biased;
             true = quiet_now(quieted), if wanted => {
                 wanted = false;
                 session.stop_receiving().await?;
             }
+            received = session.receive(&mut deliveries, RECEIVE_BATCH) => received?,
         }
         if !wanted {
             for delivery in &deliveries {

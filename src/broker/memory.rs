@@ -147,6 +147,10 @@ impl Broker for MemoryBroker {
         for queue in &plan.targets {
             state.declare(queue);
         }
+        // What waited for a consumer.
+        for queue in &plan.queues {
+            state.declare(queue).dispatch();
+        }
         drop(state);
         let acker = MemoryAcker { session, state: self.state.clone(), consumers };
         Ok(MemorySession { plan: plan.clone(), acker: Arc::new(acker), inbox })

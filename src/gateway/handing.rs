@@ -59,7 +59,7 @@ async fn ask_and_deliver(
             Ok(keys) => handing.hand_out(&deliveries, keys).await,
             Err(Error::Closed { .. }) => return,
             // JavaScript is there and could not answer: lost for this batch, and told there.
-            Err(_) => (),
+            Err(_) => deliveries.iter().for_each(|delivery| settle(handing.acker.as_ref(), delivery)),
         }
         if handing.shared.reliable.is_none() {
             ack(&deliveries);
@@ -92,8 +92,8 @@ impl<'a> Handing<'a> {
         self.acker = batch.acker().cloned();
         batch.deliveries.retain(|delivery| {
             let is_new = self.recent.is_new(delivery.message_id());
-            if !is_new && let Some(acker) = &self.acker {
-                settle(acker, delivery);
+            if !is_new {
+                settle(self.acker.as_ref(), delivery);
             }
             is_new
         });
@@ -164,8 +164,8 @@ impl<'a> Handing<'a> {
     }
 }
 
-fn settle(acker: &Arc<dyn Acker>, delivery: &Delivery) {
-    if acker.session() == delivery.session {
+fn settle(acker: Option<&Arc<dyn Acker>>, delivery: &Delivery) {
+    if let Some(acker) = acker.filter(|acker| acker.session() == delivery.session) {
         acker.settle(delivery.route, delivery.tag, Settlement::Done);
     }
 }

@@ -8,10 +8,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use crate::broker::Batch;
+use crate::broker::Broker;
 use crate::broker::lane::AmqpBroker;
 use crate::broker::line::Line;
 use crate::broker::memory::MemoryBroker;
@@ -105,15 +105,36 @@ pub struct Arrival {
 impl Gateway {
     /// Resolves when the topology stands and deliveries come. `unique` names the private queue.
     pub async fn start(
-        broker: BrokerSettings,
+        settings: BrokerSettings,
         socket: SocketSettings,
         unique: &str,
         events: Arc<dyn LineEvents>,
         keys: KeySource,
     ) -> Result<Gateway> {
-        let plan = Plan::new(&broker, Role::Gateway, unique);
-        let reliable = plan.is_reliable().then_some(usize::from(broker.prefetch));
-        let (line, batches) = open_line(&broker, plan, events).await?;
+        match settings.kind {
+            BrokerKind::Amqp => {
+                let broker = AmqpBroker::new(settings.clone())?;
+                Gateway::start_on(broker, settings, socket, unique, events, keys).await
+            }
+            BrokerKind::Memory => {
+                let broker = MemoryBroker::named(&settings.memory_name);
+                Gateway::start_on(broker, settings, socket, unique, events, keys).await
+            }
+        }
+    }
+
+    /// On a broker that is given, whichever one the settings name.
+    pub async fn start_on(
+        broker: impl Broker,
+        settings: BrokerSettings,
+        socket: SocketSettings,
+        unique: &str,
+        events: Arc<dyn LineEvents>,
+        keys: KeySource,
+    ) -> Result<Gateway> {
+        let plan = Plan::new(&settings, Role::Gateway, unique);
+        let reliable = plan.is_reliable().then_some(usize::from(settings.prefetch));
+        let (line, batches) = Line::open(broker, plan, &settings, events).await?;
         let shared = Arc::new(Shared {
             hub: Hub::default(),
             socket: Arc::new(socket),
@@ -187,18 +208,6 @@ impl Gateway {
             lost: read(&line.counters.lost) + line.outgoing.refused(),
             reconnects: read(&line.counters.reconnects),
         }
-    }
-}
-
-/// The line to the broker that the settings name.
-pub(crate) async fn open_line(
-    settings: &BrokerSettings,
-    plan: Plan,
-    events: Arc<dyn LineEvents>,
-) -> Result<(Line, mpsc::Receiver<Batch>)> {
-    match settings.kind {
-        BrokerKind::Amqp => Line::open(AmqpBroker::new(settings.clone())?, plan, settings, events).await,
-        BrokerKind::Memory => Line::open(MemoryBroker::named(&settings.memory_name), plan, settings, events).await,
     }
 }
 

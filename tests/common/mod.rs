@@ -26,6 +26,15 @@ pub async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("it did not happen in time")
 }
 
+pub async fn until(condition: impl Fn() -> bool) {
+    let met = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    within(met).await;
+}
+
 /// Settings as `lib/options.js` would give them, with names of their own.
 pub fn broker(url: &str) -> BrokerSettings {
     static NAMES: AtomicU32 = AtomicU32::new(0);
