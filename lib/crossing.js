@@ -16,6 +16,7 @@ const [
   TAG_HIGH,
   SESSION,
 ] = Array(WORDS).keys();
+const DIGITS = 5;
 const REDELIVERED = 1;
 const STATUS = 2;
 const ASCII = 4;
@@ -70,7 +71,7 @@ class Mark extends Given {
 
 /**
  * The deliveries of one gateway or client as the native side hands them over:
- * a batch in one Buffer, and texts that repeat as entries of a dictionary.
+ * a batch in one string, and texts that repeat as entries of a dictionary.
  */
 class Deliveries {
   #returning;
@@ -90,13 +91,15 @@ class Deliveries {
    * Must be called with each batch at once: the native side counts on what
    * crossed before.
    *
-   * @param {Buffer} bytes numbers of all deliveries, then their bodies
+   * @param {string} text numbers of all deliveries, then their bodies
+   * @param {Buffer | null | undefined} octets the bodies, where one of them is
+   *   not ASCII
    * @param {number} count
    * @param {string[]} fresh texts that are new
    * @param {number} first the entry of the first of them
    * @returns {Delivery[]}
    */
-  open(bytes, count, fresh, first) {
+  open(text, octets, count, fresh, first) {
     if (first === 0) {
       this.#entries = [];
       this.#generation += 1;
@@ -112,13 +115,12 @@ class Deliveries {
         size: 0,
       });
     }
-    const numbers = count * WORDS;
-    const words = new Uint32Array(bytes.buffer, bytes.byteOffset, numbers);
     const deliveries = [];
-    let start = words.byteLength;
-    for (let at = 0; at < numbers; at += WORDS) {
-      deliveries.push(new Delivery(bytes, words, at, start, entries));
-      start = words[at + END];
+    let start = octets ? 0 : count * WORDS * DIGITS;
+    for (let index = 0; index < count; index += 1) {
+      const delivery = new Delivery(text, octets, index, start, entries);
+      deliveries.push(delivery);
+      start = delivery.end;
     }
     return deliveries;
   }
@@ -147,32 +149,49 @@ class Deliveries {
   }
 }
 
+/**
+ * @param {string} text
+ * @param {number} at where the number begins
+ */
+function numberAt(text, at) {
+  const low =
+    text.charCodeAt(at) |
+    (text.charCodeAt(at + 1) << 7) |
+    (text.charCodeAt(at + 2) << 14) |
+    (text.charCodeAt(at + 3) << 21);
+  return low + text.charCodeAt(at + 4) * 2 ** 28;
+}
+
 /** One delivery of a batch; what nobody asks for is not made. */
 class Delivery {
-  #bytes;
-  #words;
+  #text;
+  #octets;
   #at;
   #start;
+  #bodyEnd;
   #entries;
+  /** @type {Buffer | undefined} */
+  #raw;
 
   /**
-   * @param {Buffer} bytes
-   * @param {Uint32Array} words
-   * @param {number} at the first of its numbers
+   * @param {string} text
+   * @param {Buffer | null | undefined} octets
+   * @param {number} index within the batch
    * @param {number} start of its body
    * @param {Entry[]} entries
    */
-  constructor(bytes, words, at, start, entries) {
-    this.#bytes = bytes;
-    this.#words = words;
-    this.#at = at;
+  constructor(text, octets, index, start, entries) {
+    this.#text = text;
+    this.#octets = octets;
+    this.#at = index * WORDS * DIGITS;
     this.#start = start;
+    this.#bodyEnd = this.#number(BODY_END);
     this.#entries = entries;
   }
 
   /** @param {number} which */
   #number(which) {
-    return this.#words[this.#at + which];
+    return numberAt(this.#text, this.#at + which * DIGITS);
   }
 
   /** @param {number} which */
@@ -180,18 +199,29 @@ class Delivery {
     return this.#entries[this.#number(which)];
   }
 
+  /** Where the next one begins. */
+  get end() {
+    return this.#number(END);
+  }
+
   get bytes() {
-    return this.#number(BODY_END) - this.#start;
+    return this.#bodyEnd - this.#start;
   }
 
   get raw() {
-    return this.#bytes.subarray(this.#start, this.#number(BODY_END));
+    this.#raw ??= this.#octets
+      ? this.#octets.subarray(this.#start, this.#bodyEnd)
+      : Buffer.from(this.#text.slice(this.#start, this.#bodyEnd), 'latin1');
+    return this.#raw;
   }
 
   /** @returns {string | undefined} */
   get messageId() {
-    const [start, end] = [this.#number(BODY_END), this.#number(END)];
-    return start === end ? undefined : this.#bytes.toString('utf8', start, end);
+    const { end } = this;
+    if (end === this.#bodyEnd) return undefined;
+    return this.#octets
+      ? this.#octets.toString('utf8', this.#bodyEnd, end)
+      : this.#text.slice(this.#bodyEnd, end);
   }
 
   get contentType() {
@@ -245,11 +275,10 @@ class Delivery {
     const { contentType } = this;
     if (contentType === OCTETS || (flags & UTF8) === 0) return this.raw;
     const encoding = (flags & ASCII) === 0 ? 'utf8' : 'latin1';
-    const end = this.#number(BODY_END);
-    return decodeText(
-      this.#bytes.toString(encoding, this.#start, end),
-      contentType,
-    );
+    const text = this.#octets
+      ? this.#octets.toString(encoding, this.#start, this.#bodyEnd)
+      : this.#text.slice(this.#start, this.#bodyEnd);
+    return decodeText(text, contentType);
   }
 
   /**

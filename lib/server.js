@@ -339,14 +339,11 @@ class Gateway extends EventEmitter {
   }
 
   /**
-   * @param {Buffer} bytes
-   * @param {number} count
-   * @param {string[]} fresh
-   * @param {number} first
+   * @param {Parameters<InstanceType<typeof Deliveries>['open']>} batch
    * @internal
    */
-  _keys(bytes, count, fresh, first) {
-    return this.#deliveries.open(bytes, count, fresh, first).map(this.#keyOf);
+  _keys(...batch) {
+    return this.#deliveries.open(...batch).map(this.#keyOf);
   }
 
   /** @param {InstanceType<typeof import('./crossing').Delivery>} delivery */

@@ -69,7 +69,9 @@ pub fn start_client<'env>(
     env: &'env Env,
     broker: String,
     unique: String,
-    #[napi(ts_arg_type = "(bytes: Buffer, count: number, fresh: string[], first: number) => boolean | null")]
+    #[napi(
+        ts_arg_type = "(text: string, octets: Buffer | null | undefined, count: number, fresh: string[], first: number) => boolean | null"
+    )]
     deliver: Function<'env, BatchArgs, HeardAnswer>,
     #[napi(ts_arg_type = "(name: string, details: string) => void")] event: Function<
         'env,

@@ -1,5 +1,8 @@
-//! What a batch of deliveries is made into for JavaScript: numbers and bodies in one Buffer, and each text that repeats
+//! What a batch of deliveries is made into for JavaScript: numbers and bodies in one string, and each text that repeats
 //! (header tables, content types, names) once in the life of its dictionary instead of once a message.
+//!
+//! A string, since a Buffer costs as much as ten of them, now and when it is collected; bodies that are not ASCII come in
+//! one all the same.
 //!
 //! `lib/crossing.js` reads what is written here; the two must agree.
 
@@ -12,10 +15,11 @@ use napi::bindgen_prelude::*;
 use super::to_js;
 use crate::message::{Delivery, Headers, JSON, OCTETS, Properties, Route};
 
-/// Numbers of a delivery, 32 bits each, in the order of the machine: where its body ends and where the message id behind
-/// that, the entries of its headers, content type, routing key and exchange, flags, the delivery tag in two halves, and
-/// the session.
+/// Numbers of a delivery: where its body ends and where the message id behind that, the entries of its headers, content
+/// type, routing key and exchange, flags, the delivery tag in two halves, and the session.
 const WORDS: usize = 10;
+/// Characters of a number: seven bits in each, the lowest first.
+const DIGITS: usize = 5;
 
 const REDELIVERED: u32 = 1;
 const STATUS: u32 = 2;
@@ -27,9 +31,9 @@ const REPEATED: u32 = 16;
 const MAX_ENTRIES: usize = 8 * 1024;
 const MAX_BYTES: usize = 2 * 1024 * 1024;
 
-/// The numbers of all deliveries and then their bodies; the texts that are new, and the entry of the first of them: 0 when
-/// all entries before it are void.
-pub(super) type BatchArgs = FnArgs<(Buffer, u32, Vec<String>, u32)>;
+/// The numbers of all deliveries and then their bodies; the bodies alone, where one is not ASCII; how many there are; the
+/// texts that are new, and the entry of the first of them: 0 when all entries before it are void.
+pub(super) type BatchArgs = FnArgs<(String, Option<Buffer>, u32, Vec<String>, u32)>;
 
 /// Texts that have crossed, by their entry.
 #[derive(Default)]
@@ -61,9 +65,12 @@ impl Dictionary {
             *entries = Entries::default();
         }
         let first = entries.count;
-        let bodies: usize = batch.iter().map(|delivery| delivery.body.len() + delivery.message_id().len()).sum();
-        let mut out = Vec::with_capacity(batch.len() * WORDS * 4 + bodies);
-        let mut end = batch.len() * WORDS * 4;
+        let ascii = batch.iter().all(|delivery| delivery.body.is_ascii() && delivery.message_id().is_ascii());
+        let size: usize = batch.iter().map(|delivery| delivery.body.len() + delivery.message_id().len()).sum();
+        let numbers = batch.len() * WORDS * DIGITS;
+        let mut text = Vec::with_capacity(if ascii { numbers + size } else { numbers });
+        let mut octets = Vec::with_capacity(if ascii { 0 } else { size });
+        let mut end = if ascii { numbers } else { 0 };
         for delivery in batch {
             let body = end + delivery.body.len();
             end = body + delivery.message_id().len();
@@ -79,15 +86,18 @@ impl Dictionary {
                 (delivery.tag >> 32) as u32,
                 delivery.session,
             ];
-            words.iter().for_each(|word| out.extend_from_slice(&word.to_ne_bytes()));
+            words.iter().for_each(|word| write_number(&mut text, *word));
         }
+        let out = if ascii { &mut text } else { &mut octets };
         for delivery in batch {
             out.extend_from_slice(&delivery.body);
             out.extend_from_slice(delivery.message_id().as_bytes());
         }
+        let text = String::from_utf8(text).unwrap_or_default();
+        let octets = (!ascii).then(|| octets.into());
         let fresh = std::mem::take(&mut entries.fresh);
         let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);
-        FnArgs::from((out.into(), count, fresh, first))
+        FnArgs::from((text, octets, count, fresh, first))
     }
 
     /// What goes back with the headers of an entry.
@@ -136,6 +146,10 @@ impl Entries {
         self.count += 1;
         self.count - 1
     }
+}
+
+fn write_number(out: &mut Vec<u8>, number: u32) {
+    out.extend((0..DIGITS).map(|digit| (number >> (7 * digit)) as u8 & 0x7f));
 }
 
 /// Properties of what JavaScript sends.

@@ -76,7 +76,7 @@ pub fn start_gateway<'env>(
     socket: String,
     unique: String,
     #[napi(
-        ts_arg_type = "(bytes: Buffer, count: number, fresh: string[], first: number) => Array<string | string[] | null>"
+        ts_arg_type = "(text: string, octets: Buffer | null | undefined, count: number, fresh: string[], first: number) => Array<string | string[] | null>"
     )]
     keys: Function<'env, BatchArgs, Vec<Option<Either<String, Vec<String>>>>>,
     #[napi(ts_arg_type = "(name: string, details: string) => void")] event: Function<
