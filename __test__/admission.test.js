@@ -6,7 +6,7 @@
 const test = require('ava');
 const { embedded, forEachBroker } = require('./support/brokers');
 const { forEachWay } = require('./support/ways');
-const { gate, until } = require('./support/until');
+const { gate, heldKey, until } = require('./support/until');
 const { open } = require('./support/world');
 
 /** A keyFn that counts its calls. */
@@ -102,15 +102,11 @@ forEachWay(test, 'a key that takes too long is 408', async (t, way) => {
 
 test('handshakeTimeout 0 waits, and a key in time is no concern of it', async (t) => {
   for (const handshakeTimeout of [0, 60_000]) {
-    const asked = gate();
-    const held = gate();
+    const { asked, held, keyFn } = heldKey();
     const world = await open(t, embedded, {
       ws: {
         handshakeTimeout,
-        keyFn() {
-          asked.open();
-          return held.promise;
-        },
+        keyFn,
       },
     });
     const waiting = knock(world, 'a');

@@ -7,7 +7,7 @@ const test = require('ava');
 const { forEachBroker } = require('./support/brokers');
 const { OP, frame } = require('./support/frames');
 const { upgradeRequest } = require('./support/raw');
-const { gate, until } = require('./support/until');
+const { heldKey, until } = require('./support/until');
 const { open } = require('./support/world');
 
 const REQUEST = Buffer.from(upgradeRequest('/?key=early', { to: 'early' }));
@@ -62,14 +62,10 @@ const PATTERNS = {
 
 for (const [name, [messages, cuts]] of Object.entries(PATTERNS)) {
   forEachBroker(test, `sent while keyFn runs: ${name}`, async (t, broker) => {
-    const asked = gate();
-    const held = gate();
+    const { asked, held, keyFn } = heldKey();
     const world = await open(t, broker, {
       ws: {
-        keyFn() {
-          asked.open();
-          return held.promise;
-        },
+        keyFn,
       },
     });
     const raw = await world.raw();
@@ -126,14 +122,10 @@ forEachBroker(
   test,
   'what came early counts even from one who has left since',
   async (t, broker) => {
-    const asked = gate();
-    const held = gate();
+    const { asked, held, keyFn } = heldKey();
     const world = await open(t, broker, {
       ws: {
-        keyFn() {
-          asked.open();
-          return held.promise;
-        },
+        keyFn,
       },
     });
     const raw = await world.raw();

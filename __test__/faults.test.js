@@ -52,11 +52,7 @@ for (const mode of MODES) {
         await world.all('ready', marks);
         await world.traffic();
       }
-      const all = mode === LEAST;
-      await world.settle({ all });
-      if (all) world.ledger.isWhole(t);
-      else t.log(world.ledger.table());
-      world.nobodyLeft(t);
+      await world.ends(t, mode);
     },
   );
 }

@@ -7,7 +7,7 @@ const test = require('ava');
 const { forEachBroker } = require('./support/brokers');
 const { OP, frame } = require('./support/frames');
 const { upgradeRequest } = require('./support/raw');
-const { gate, until } = require('./support/until');
+const { gate, heldKey, until } = require('./support/until');
 const { open } = require('./support/world');
 
 for (const [how, go] of [
@@ -52,16 +52,8 @@ forEachBroker(
   test,
   'close() answers those who still wait',
   async (t, broker) => {
-    const asked = gate();
-    const held = gate();
-    const world = await open(t, broker, {
-      ws: {
-        keyFn() {
-          asked.open();
-          return held.promise;
-        },
-      },
-    });
+    const { asked, held, keyFn } = heldKey();
+    const world = await open(t, broker, { ws: { keyFn } });
     const raw = await world.raw();
     const response = raw.upgrade('/?key=a');
     await asked.promise;

@@ -5,7 +5,7 @@
 const test = require('ava');
 const { OP, closing, frame } = require('./support/frames');
 const { upgradeRequest } = require('./support/raw');
-const { gate, until } = require('./support/until');
+const { gate, heldKey, until } = require('./support/until');
 const { forEachWay } = require('./support/ways');
 
 /** @param {any} world */
@@ -67,13 +67,9 @@ forEachWay(test, 'keyFn decides, from the request', async (t, way) => {
 });
 
 forEachWay(test, 'what came early is not lost', async (t, way) => {
-  const asked = gate();
-  const held = gate();
+  const { asked, held, keyFn } = heldKey();
   const world = await way.open({
-    keyFn() {
-      asked.open();
-      return held.promise;
-    },
+    keyFn,
   });
   const raw = await way.raw();
   const texts = Array.from({ length: 28 }, (_, n) => `${n}:`.padEnd(1000, '-'));

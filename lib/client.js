@@ -4,18 +4,13 @@ const { randomBytes } = require('node:crypto');
 const { EventEmitter } = require('node:events');
 const { Deliveries } = require('./crossing');
 const { startClient } = require('./native');
-const { isIntegerWithin, shown } = require('./checks');
-const {
-  MessageEnginError,
-  OptionError,
-  fromNative,
-  textOf,
-} = require('./errors');
+const { MessageEnginError, fromNative, textOf } = require('./errors');
 const { emitLineEvent, safeEmit } = require('./line-events');
 const { Listening } = require('./listening');
 const { encodeHeaders, encodeMessage } = require('./message');
 const { mqSettings } = require('./mq-options');
 const { Outgoing } = require('./outgoing');
+const { NO_TIMEOUT, milliseconds } = require('./rules');
 const { yieldable } = require('./yieldable');
 
 /**
@@ -28,8 +23,6 @@ const { yieldable } = require('./yieldable');
 const CLOSE_PATIENCE = 5000;
 /** How long it waits for listeners that have something in hand, in ms. */
 const LISTENERS_PATIENCE = 30000;
-/** setTimeout's limit. */
-const MAX_TIMEOUT = 2 ** 31 - 1;
 
 /**
  * The back-office side: gets what browsers send and whether they are there,
@@ -189,13 +182,11 @@ class Client extends EventEmitter {
   /** @param {{ timeout?: number }} [options] */
   close(options) {
     if (!this.#closed) {
-      const timeout = options?.timeout ?? LISTENERS_PATIENCE;
-      if (!isIntegerWithin(timeout, 0, MAX_TIMEOUT)) {
-        throw new OptionError(
-          'timeout',
-          `expected an integer from 0 to ${MAX_TIMEOUT} (ms), got ${shown(timeout)}`,
-        );
-      }
+      const timeout = milliseconds(
+        'timeout',
+        options?.timeout ?? LISTENERS_PATIENCE,
+        NO_TIMEOUT,
+      );
       this.#closed = yieldable(this.#close(timeout));
     }
     return this.#closed;

@@ -19,9 +19,8 @@ const [
 const DIGITS = 5;
 const REDELIVERED = 1;
 const STATUS = 2;
-const ASCII = 4;
-const UTF8 = 8;
-const REPEATED = 16;
+const UTF8 = 4;
+const REPEATED = 8;
 
 /**
  * A text of the native side's dictionary; for a header table, what it says.
@@ -274,9 +273,8 @@ class Delivery {
     const flags = this.#number(FLAGS);
     const { contentType } = this;
     if (contentType === OCTETS || (flags & UTF8) === 0) return this.raw;
-    const encoding = (flags & ASCII) === 0 ? 'utf8' : 'latin1';
     const text = this.#octets
-      ? this.#octets.toString(encoding, this.#start, this.#bodyEnd)
+      ? this.#octets.toString('utf8', this.#start, this.#bodyEnd)
       : this.#text.slice(this.#start, this.#bodyEnd);
     return decodeText(text, contentType);
   }

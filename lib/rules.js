@@ -93,6 +93,23 @@ const fileName = {
 const secret = (expected, fits) => ({ expected, fits, secret: true });
 
 /**
+ * A time that a method was given.
+ *
+ * @param {string} option
+ * @param {unknown} value
+ * @param {number} max
+ * @returns {number} ms
+ * @throws {OptionError} that names the option
+ */
+function milliseconds(option, value, max) {
+  const { fits, expected } = integer(0, 0, max, 'ms');
+  if (!fits(value)) {
+    throw new OptionError(option, `expected ${expected}, got ${shown(value)}`);
+  }
+  return /** @type {number} */ (value);
+}
+
+/**
  * @param {Record<string, Rule>} rules
  * @returns {Record<string, any>}
  */
@@ -166,6 +183,7 @@ module.exports = {
   defaultsOf,
   fileName,
   integer,
+  milliseconds,
   name,
   oneOf,
   positive,

@@ -3,19 +3,19 @@
 const { randomBytes } = require('node:crypto');
 const { EventEmitter } = require('node:events');
 const co = require('co');
-const { isIntegerWithin, shown } = require('./checks');
 const { Admission } = require('./admission');
 const { arrivalOf } = require('./arrival');
 const { unlessClaimed } = require('./claims');
 const { Deliveries } = require('./crossing');
 const { startGateway, useThreads } = require('./native');
-const { OptionError, fromNative, textOf } = require('./errors');
+const { fromNative, textOf } = require('./errors');
 const { output, takeOver } = require('./handover');
 const { isWebSocket, refusalOf } = require('./handshake');
 const { requestKey } = require('./keys');
 const { emitLineEvent, safeEmit } = require('./line-events');
 const { mqSettings } = require('./mq-options');
 const { Request } = require('./request');
+const { milliseconds } = require('./rules');
 const { wsSettings } = require('./ws-options');
 const { yieldable } = require('./yieldable');
 
@@ -145,7 +145,7 @@ class Gateway extends EventEmitter {
   /** @param {{ drain?: number }} [options] */
   close(options) {
     if (!this.#closed) {
-      const drain = drainOf(options);
+      const drain = milliseconds('drain', options?.drain ?? 0, MAX_DRAIN);
       this.#draining = true;
       this.#closed = yieldable(this.#close(drain));
     }
@@ -427,21 +427,6 @@ function keysOf(key) {
  */
 function isKey(key) {
   return key && String(key) !== '[object Object]';
-}
-
-/**
- * @param {any} options of close()
- * @returns {number} ms
- */
-function drainOf(options) {
-  const drain = options?.drain ?? 0;
-  if (!isIntegerWithin(drain, 0, MAX_DRAIN)) {
-    throw new OptionError(
-      'drain',
-      `expected an integer from 0 to ${MAX_DRAIN} (ms), got ${shown(drain)}`,
-    );
-  }
-  return drain;
 }
 
 module.exports = { start };

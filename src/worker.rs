@@ -167,10 +167,8 @@ async fn deliver(shared: Arc<Shared>, mut batches: mpsc::Receiver<Batch>) {
             Ok(Heard::EachForItself) => (),
             Err(_) => {
                 // Not looked at: somebody else may.
-                for delivery in deliveries.iter() {
-                    if let Some(acker) = acker.as_ref().filter(|acker| acker.session() == delivery.session) {
-                        acker.settle(delivery.route, delivery.tag, Settlement::Again);
-                    }
+                if let Some(acker) = acker {
+                    deliveries.iter().for_each(|delivery| acker.settle_own(delivery, Settlement::Again));
                 }
             }
         }

@@ -138,11 +138,7 @@ for (const mode of MODES) {
       if (round % 2) await world.traffic();
     }
     await world.traffic();
-    const all = mode === LEAST;
-    await world.settle({ all });
-    if (all) world.ledger.isWhole(t);
-    else t.log(world.ledger.table());
-    world.nobodyLeft(t);
+    await world.ends(t, mode);
   });
 
   test(`${mode.delivery}: a slow road loses nothing`, async (t) => {
@@ -179,11 +175,7 @@ for (const mode of MODES) {
     roads[1].reset();
     await world.all('ready', again);
     await world.traffic();
-    const all = mode === LEAST;
-    await world.settle({ all });
-    if (all) world.ledger.isWhole(t);
-    else t.log(world.ledger.table());
-    world.nobodyLeft(t);
+    await world.ends(t, mode);
   });
 
   for (const name of ['receiveExchange', 'messageExchange']) {
@@ -193,11 +185,7 @@ for (const mode of MODES) {
       await world.begin();
       await victim.deleteExchange(world.conf[name]);
       await world.traffic();
-      const all = mode === LEAST;
-      await world.settle({ all });
-      if (all) world.ledger.isWhole(t);
-      else t.log(world.ledger.table());
-      world.nobodyLeft(t);
+      await world.ends(t, mode);
     });
   }
 

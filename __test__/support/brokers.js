@@ -80,4 +80,11 @@ function forEachBroker(test, title, run) {
   }
 }
 
-module.exports = { embedded, forEachBroker, rabbitmq, unique, withRabbit };
+module.exports = {
+  NAMES,
+  embedded,
+  forEachBroker,
+  rabbitmq,
+  unique,
+  withRabbit,
+};

@@ -3,16 +3,7 @@
 // RabbitMQ as the tests of its special cases need it: killed, asked, refusing.
 
 const { startRabbit } = require('../../scripts/rabbitmq');
-const { unique } = require('./brokers');
-
-const NAMES = [
-  'receiveExchange',
-  'receiveQueue',
-  'statusExchange',
-  'statusQueue',
-  'messageExchange',
-  'messageQueue',
-];
+const { NAMES, unique } = require('./brokers');
 
 const { AMQP_URL, MESSAGE_ENGIN_TEST_RABBITMQ, ...env } = process.env;
 

@@ -36,4 +36,18 @@ function gate() {
   return { promise, open, fail };
 }
 
-module.exports = { gate, until };
+/**
+ * A keyFn that does not answer yet: `asked` tells that it was called, and with
+ * `held` the test answers for it.
+ */
+function heldKey() {
+  const asked = gate();
+  const held = gate();
+  const keyFn = () => {
+    asked.open();
+    return held.promise;
+  };
+  return { asked, held, keyFn };
+}
+
+module.exports = { gate, heldKey, until };

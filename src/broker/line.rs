@@ -313,9 +313,7 @@ async fn consume<S: Session>(
             received = session.receive(&mut deliveries, RECEIVE_BATCH) => received?,
         }
         if !wanted {
-            for delivery in &deliveries {
-                acker.settle(delivery.route, delivery.tag, Settlement::Again);
-            }
+            deliveries.iter().for_each(|delivery| acker.settle_own(delivery, Settlement::Again));
         } else if batches.send(Batch::new(deliveries, acker.clone())).await.is_err() {
             // Nobody works on deliveries any more: the owner is closing, and says so through the stop.
             return std::future::pending().await;

@@ -84,6 +84,18 @@ pub trait Acker: Send + Sync {
 
     /// The session that its deliveries name.
     fn session(&self) -> u32;
+
+    /// Whether a delivery is this session's. Those of one that is over belong to the broker again.
+    fn gave(&self, delivery: &Delivery) -> bool {
+        delivery.session == self.session()
+    }
+
+    /// One delivery, if it is this session's.
+    fn settle_own(&self, delivery: &Delivery, settlement: Settlement) {
+        if self.gave(delivery) {
+            self.settle(delivery.route, delivery.tag, settlement);
+        }
+    }
 }
 
 /// What became of a delivery.

@@ -59,7 +59,7 @@ async fn ask_and_deliver(
             Ok(keys) => handing.hand_out(&deliveries, keys).await,
             Err(Error::Closed { .. }) => return,
             // JavaScript is there and could not answer: lost for this batch, and told there.
-            Err(_) => deliveries.iter().for_each(|delivery| settle(handing.acker.as_ref(), delivery)),
+            Err(_) => deliveries.iter().for_each(|delivery| handing.done(delivery)),
         }
         if handing.shared.reliable.is_none() {
             ack(&deliveries);
@@ -90,13 +90,19 @@ impl<'a> Handing<'a> {
             return;
         }
         self.acker = batch.acker().cloned();
-        batch.deliveries.retain(|delivery| {
+        let is_new = |delivery: &Delivery| {
             let is_new = self.recent.is_new(delivery.message_id());
             if !is_new {
-                settle(self.acker.as_ref(), delivery);
+                self.done(delivery);
             }
             is_new
-        });
+        };
+        batch.deliveries.retain(is_new);
+    }
+
+    /// With at-least-once: nothing is left to be done for it.
+    fn done(&self, delivery: &Delivery) {
+        self.acker.iter().for_each(|acker| acker.settle_own(delivery, Settlement::Done));
     }
 
     async fn hand_out(&mut self, deliveries: &[Delivery], keys: Vec<Keys>) {
@@ -117,7 +123,7 @@ impl<'a> Handing<'a> {
         let shared = self.shared;
         let counters = &shared.counters;
         // One that stays here is done when this is over.
-        let acker = self.acker.as_ref().filter(|acker| acker.session() == delivery.session);
+        let acker = self.acker.as_ref().filter(|acker| acker.gave(delivery));
         let receipt = acker.map(|acker| self.receipts.give(acker, delivery));
         let mut frame = None;
         let mut full: Vec<(Arc<Handle>, Frame)> = Vec::new();
@@ -161,11 +167,5 @@ impl<'a> Handing<'a> {
         let _ = timeout(self.moment, peer.room()).await;
         self.moment = self.moment.saturating_sub(began.elapsed());
         true
-    }
-}
-
-fn settle(acker: Option<&Arc<dyn Acker>>, delivery: &Delivery) {
-    if let Some(acker) = acker.filter(|acker| acker.session() == delivery.session) {
-        acker.settle(delivery.route, delivery.tag, Settlement::Done);
     }
 }

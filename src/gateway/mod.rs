@@ -248,9 +248,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(shared: Arc<Shared>, mu
         return;
     }
     let Arrival { key, key_json, headers, response, early } = arrival;
-    let tracked = shared.reliable.is_some();
-    let properties =
-        Arc::new(if tracked { Properties::tracked(JSON, &headers) } else { Properties::new(JSON, &headers) });
+    let properties = Arc::new(Properties::tracked_if(shared.reliable.is_some(), JSON, &headers));
     drop(headers);
     let handle = Handle::new(&shared.socket);
     let entered = || shared.publish_status(&key_json, &properties, None);

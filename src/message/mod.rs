@@ -21,12 +21,12 @@ pub struct Properties(Box<[u8]>);
 impl Properties {
     /// An empty content type is none.
     pub fn new(content_type: &str, headers: &Headers) -> Self {
-        Properties(table::encode_properties(content_type, headers, false))
+        Self::tracked_if(false, content_type, headers)
     }
 
-    /// Of messages that are persistent and have an id each.
-    pub fn tracked(content_type: &str, headers: &Headers) -> Self {
-        Properties(table::encode_properties(content_type, headers, true))
+    /// `tracked`: of messages that are persistent and have an id each.
+    pub fn tracked_if(tracked: bool, content_type: &str, headers: &Headers) -> Self {
+        Properties(table::encode_properties(content_type, headers, tracked))
     }
 
     /// Tracked or not, by what a message was published with.

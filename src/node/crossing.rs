@@ -23,9 +23,8 @@ const DIGITS: usize = 5;
 
 const REDELIVERED: u32 = 1;
 const STATUS: u32 = 2;
-const ASCII: u32 = 4;
-const UTF8: u32 = 8;
-const REPEATED: u32 = 16;
+const UTF8: u32 = 4;
+const REPEATED: u32 = 8;
 
 /// A dictionary that has grown beyond one of these starts anew with the next batch.
 const MAX_ENTRIES: usize = 8 * 1024;
@@ -47,10 +46,14 @@ struct Entries {
     bytes: usize,
     /// Those that have still to cross.
     fresh: Vec<String>,
-    /// Properties with the headers of an entry, for JSON and for octets: what came goes back as it was.
-    properties: HashMap<u32, [Option<Arc<Properties>>; 2]>,
-    /// Header JSON by entry, for the properties above.
-    headers: HashMap<u32, String>,
+    /// By entry: what came goes back as it was.
+    headers: HashMap<u32, Returning>,
+}
+
+/// Headers that may go back: their JSON, and properties with them for JSON and for octets, once somebody has sent such.
+struct Returning {
+    json: String,
+    properties: [Option<Arc<Properties>>; 2],
 }
 
 impl Dictionary {
@@ -65,15 +68,17 @@ impl Dictionary {
             *entries = Entries::default();
         }
         let first = entries.count;
-        let ascii = batch.iter().all(|delivery| delivery.body.is_ascii() && delivery.message_id().is_ascii());
-        let size: usize = batch.iter().map(|delivery| delivery.body.len() + delivery.message_id().len()).sum();
+        let ids: Vec<&str> = batch.iter().map(Delivery::message_id).collect();
+        let ascii = batch.iter().all(|delivery| delivery.body.is_ascii()) && ids.iter().all(|id| id.is_ascii());
+        let size = batch.iter().map(|delivery| delivery.body.len()).sum::<usize>()
+            + ids.iter().map(|id| id.len()).sum::<usize>();
         let numbers = batch.len() * WORDS * DIGITS;
         let mut text = Vec::with_capacity(if ascii { numbers + size } else { numbers });
         let mut octets = Vec::with_capacity(if ascii { 0 } else { size });
         let mut end = if ascii { numbers } else { 0 };
-        for delivery in batch {
+        for (delivery, id) in batch.iter().zip(&ids) {
             let body = end + delivery.body.len();
-            end = body + delivery.message_id().len();
+            end = body + id.len();
             let words = [
                 u32::try_from(body).unwrap_or(u32::MAX),
                 u32::try_from(end).unwrap_or(u32::MAX),
@@ -81,7 +86,7 @@ impl Dictionary {
                 entries.name(delivery.content_type()),
                 entries.name(delivery.routing_key()),
                 entries.name(delivery.exchange()),
-                flags(delivery),
+                flags(delivery, ascii),
                 delivery.tag as u32,
                 (delivery.tag >> 32) as u32,
                 delivery.session,
@@ -89,9 +94,9 @@ impl Dictionary {
             words.iter().for_each(|word| write_number(&mut text, *word));
         }
         let out = if ascii { &mut text } else { &mut octets };
-        for delivery in batch {
+        for (delivery, id) in batch.iter().zip(&ids) {
             out.extend_from_slice(&delivery.body);
-            out.extend_from_slice(delivery.message_id().as_bytes());
+            out.extend_from_slice(id.as_bytes());
         }
         let text = String::from_utf8(text).unwrap_or_default();
         let octets = (!ascii).then(|| octets.into());
@@ -103,16 +108,15 @@ impl Dictionary {
     /// What goes back with the headers of an entry.
     pub(super) fn properties(&self, entry: u32, octets: bool, tracked: bool) -> Result<Arc<Properties>> {
         let mut entries = self.lock();
-        if let Some(known) = entries.properties.get(&entry).and_then(|known| known[usize::from(octets)].clone()) {
-            return Ok(known);
-        }
-        let Some(json) = entries.headers.get(&entry) else {
+        let Some(Returning { json, properties }) = entries.headers.get_mut(&entry) else {
             return Err(Error::from_reason("ERR_INVALID_ARG_VALUE||headers that are not known any more"));
         };
+        let slot = &mut properties[usize::from(octets)];
+        if let Some(known) = slot {
+            return Ok(known.clone());
+        }
         let headers = Headers::from_json(json).map_err(to_js)?;
-        let properties = Arc::new(outgoing_properties(&headers, octets, tracked));
-        entries.properties.entry(entry).or_default()[usize::from(octets)] = Some(properties.clone());
-        Ok(properties)
+        Ok(slot.insert(Arc::new(outgoing_properties(&headers, octets, tracked))).clone())
     }
 }
 
@@ -127,7 +131,7 @@ impl Entries {
         self.bytes += table.len() * 4;
         let entry = self.add(json.clone());
         self.tables.insert(table.into(), entry);
-        self.headers.insert(entry, json);
+        self.headers.insert(entry, Returning { json, properties: [None, None] });
         entry
     }
 
@@ -154,18 +158,11 @@ fn write_number(out: &mut Vec<u8>, number: u32) {
 
 /// Properties of what JavaScript sends.
 pub(super) fn outgoing_properties(headers: &Headers, octets: bool, tracked: bool) -> Properties {
-    let content_type = if octets { OCTETS } else { JSON };
-    if tracked { Properties::tracked(content_type, headers) } else { Properties::new(content_type, headers) }
+    Properties::tracked_if(tracked, if octets { OCTETS } else { JSON }, headers)
 }
 
-fn flags(delivery: &Delivery) -> u32 {
-    let text = if delivery.body.is_ascii() {
-        ASCII | UTF8
-    } else if std::str::from_utf8(&delivery.body).is_ok() {
-        UTF8
-    } else {
-        0
-    };
+fn flags(delivery: &Delivery, ascii: bool) -> u32 {
+    let text = if ascii || std::str::from_utf8(&delivery.body).is_ok() { UTF8 } else { 0 };
     let redelivered = if delivery.redelivered { REDELIVERED } else { 0 };
     let status = if delivery.route == Route::Status { STATUS } else { 0 };
     let repeated = if delivery.repeated { REPEATED } else { 0 };

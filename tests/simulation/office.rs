@@ -155,8 +155,7 @@ pub async fn send(world: Arc<World>, line: Arc<LineLog>, worker: Worker, watcher
             let label = Label::Down { worker: line.id, keys, n };
             let names: Vec<String> = (0..32).filter(|key| keys & (1 << key) != 0).map(name).collect();
             let headers = Headers(vec![("k".into(), Value::Text(names.join(",").into()))]);
-            let properties =
-                if world.reliable { Properties::tracked(JSON, &headers) } else { Properties::new(JSON, &headers) };
+            let properties = Properties::tracked_if(world.reliable, JSON, &headers);
             let body = label.body(dice.below(world.scale.padding) as usize);
             let sent = worker.send(Outgoing::new(Route::Message, Arc::new(properties), body.into()));
             if matches!(sent, Sent::Taken | Sent::HoldOn) {

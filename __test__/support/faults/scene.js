@@ -119,6 +119,21 @@ async function scene(t, mqConf, options = {}) {
       await settled(ledger, { all });
     },
 
+    /**
+     * The end of a fault: all has come, or where something may be lost, a table
+     * says what has; and nobody has lost a socket.
+     *
+     * @param {import('ava').ExecutionContext} t
+     * @param {object} mode
+     */
+    async ends(t, mode) {
+      const all = mode === LEAST;
+      await world.settle({ all });
+      if (all) ledger.isWhole(t);
+      else t.log(ledger.table());
+      world.nobodyLeft(t);
+    },
+
     /** @param {import('ava').ExecutionContext} t */
     nobodyLeft(t) {
       t.deepEqual(crowd.closes, []);

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use super::outlet::Outlet;
 use super::stream::{self, ReadEnd};
 use super::tls::{self, Tls};
-use super::wire::{Broken, METHOD, Reader, method_frame, parse_method};
+use super::wire::{Broken, METHOD, Reader, close_channel, method_frame, parse_method};
 use crate::config::{AuthMechanism, BrokerSettings, Host};
 use crate::error::{Error, Result};
 
@@ -97,8 +97,7 @@ impl Connection {
     }
 
     pub async fn close_channel(&mut self, id: u16) -> Result<()> {
-        let close = channel::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };
-        self.call(id, &AMQPClass::Channel(channel::AMQPMethod::Close(close))).await.map(|_| ())
+        self.call(id, &close_channel()).await.map(|_| ())
     }
 
     /// connection.close and its answer; a connection that is gone already needs no goodbye.

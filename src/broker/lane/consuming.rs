@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, Notify};
 use tokio::time::{Sleep, sleep};
 
 use super::connect::Connection;
-use super::declare::{bind, type_argument};
+use super::declare::{bind, binding, type_argument};
 use super::outlet::Outlet;
 use super::settling::Settling;
 use super::stream::ReadEnd;
@@ -309,14 +309,7 @@ impl Consuming {
 
 fn bindings(plan: &Plan) -> Vec<u8> {
     let frames = plan.queues.iter().enumerate().map(|(index, queue)| {
-        let bind = queue::Bind {
-            queue: queue.name.as_str().into(),
-            exchange: queue.exchange.as_str().into(),
-            routing_key: queue.binding_key.as_str().into(),
-            nowait: true,
-            arguments: FieldTable::default(),
-        };
-        method_frame(channel_of(index), &AMQPClass::Queue(queue::AMQPMethod::Bind(bind)))
+        method_frame(channel_of(index), &binding(queue, &queue.exchange, &queue.binding_key, true))
     });
     frames.flatten().collect()
 }

@@ -209,12 +209,16 @@ pub(super) fn type_argument(arguments: &mut FieldTable, plan: &Plan) {
 }
 
 pub(super) async fn bind(connection: &mut Connection, channel: u16, queue: &Queue, to: &str, key: &str) -> Result<()> {
-    let bind = queue::Bind {
+    connection.call(channel, &binding(queue, to, key, false)).await.map(|_| ())
+}
+
+/// queue.bind; with `nowait` there is no answer.
+pub(super) fn binding(queue: &Queue, to: &str, key: &str, nowait: bool) -> AMQPClass {
+    AMQPClass::Queue(queue::AMQPMethod::Bind(queue::Bind {
         queue: queue.name.as_str().into(),
         exchange: to.into(),
         routing_key: key.into(),
-        nowait: false,
+        nowait,
         arguments: FieldTable::default(),
-    };
-    connection.call(channel, &AMQPClass::Queue(queue::AMQPMethod::Bind(bind))).await.map(|_| ())
+    }))
 }

@@ -13,7 +13,7 @@ use super::outlet::Outlet;
 use super::returning::{Known, Returning};
 use super::stream::ReadEnd;
 use super::window::Window;
-use super::wire::{BODY, Broken, HEADER, METHOD, Publish, Reader, method_frame, parse_method};
+use super::wire::{BODY, Broken, HEADER, METHOD, Publish, Reader, close_channel, method_frame, parse_method};
 use crate::broker::topology::Plan;
 use crate::message::{Outgoing, Route};
 
@@ -55,9 +55,8 @@ struct State {
     channel: ChannelState,
     /// close-ok has come.
     closed: bool,
-    /// Messages that came back, confirms, and answers to basic.qos, so far.
+    /// Messages that came back, and answers to basic.qos, so far.
     returned: u64,
-    confirmed: u64,
     answered: u64,
 }
 
@@ -248,31 +247,22 @@ impl Publishing {
         Ok(())
     }
 
-    /// Publishes one message as mandatory. The answer to a method that follows it tells that nothing comes back any more.
+    /// Publishes one message as mandatory.
     pub async fn publish_if_routed(&self, message: &Outgoing) -> Result<Offered, Broken> {
         if !Publish::fits(message, self.frame_max) {
             return Ok(Offered::Unfit);
         }
-        let (before, asked) = {
-            let state = self.state.borrow();
-            (state.returned, state.answered)
-        };
+        let before = self.returned_count();
         let mut frames = Vec::new();
         self.templates[message.route as usize].write_mandatory(&mut frames, message, self.frame_max);
-        let qos = basic::Qos { prefetch_count: 0, global: false };
-        frames.extend_from_slice(&method_frame(CHANNEL, &AMQPClass::Basic(basic::AMQPMethod::Qos(qos))));
         self.write(&frames).await?;
-        let mut state = self.state.subscribe();
-        let answer = state.wait_for(|state| state.answered > asked || state.channel != ChannelState::Open).await;
-        Ok(match answer.map(|state| (state.channel, state.returned)) {
-            Ok((ChannelState::Open, returned)) => {
-                // The caller still has the message.
-                self.flight().back.clear();
-                Offered::Routed(returned == before)
-            }
-            Ok((ChannelState::Closed { code }, _)) => Offered::ChannelClosed { for_want_of_exchange: code == 404 },
-            _ => Offered::ChannelClosed { for_want_of_exchange: false },
-        })
+        self.barrier().await?;
+        if !self.is_open() {
+            return Ok(Offered::ChannelClosed { for_want_of_exchange: self.wants_exchange() });
+        }
+        // The caller still has the message.
+        self.flight().back.clear();
+        Ok(Offered::Routed(self.returned_count() == before))
     }
 
     /// Whether the broker has refused everything for a while.
@@ -290,8 +280,7 @@ impl Publishing {
     pub async fn renew(&self) -> Result<(), Broken> {
         self.flight().refusing = None;
         self.state.send_modify(|state| state.channel = ChannelState::Opening);
-        let close = channel::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };
-        self.write(&method_frame(CHANNEL, &AMQPClass::Channel(channel::AMQPMethod::Close(close)))).await?;
+        self.write(&method_frame(CHANNEL, &close_channel())).await?;
         let mut state = self.state.subscribe();
         let _ = state.wait_for(|state| state.channel != ChannelState::Opening).await;
         self.reopen().await
@@ -382,7 +371,7 @@ impl Publishing {
                     flight.window.settle(ack.delivery_tag, ack.multiple, drop);
                     flight.refusing = None;
                     drop(flight);
-                    self.state.send_modify(|state| state.confirmed += 1);
+                    self.tell();
                 }
                 AMQPClass::Basic(basic::AMQPMethod::Nack(nack)) => {
                     let mut flight = self.flight();
@@ -394,7 +383,7 @@ impl Publishing {
                         back.push_back(message);
                     });
                     drop(flight);
-                    self.state.send_modify(|state| state.confirmed += 1);
+                    self.tell();
                 }
                 AMQPClass::Basic(basic::AMQPMethod::QosOk(_)) => {
                     self.state.send_modify(|state| state.answered += 1);
@@ -408,6 +397,11 @@ impl Publishing {
                 _ => (),
             }
         }
+    }
+
+    /// What is in flight has changed: whoever waits for that looks again.
+    fn tell(&self) {
+        self.state.send_modify(|_| ());
     }
 
     /// A writer that is busy needs no heartbeat.

@@ -1,7 +1,7 @@
 //! AMQP 0-9-1 frames (section 4.2.3): what is per message by hand, everything else through lapin's protocol types.
 
 use bytes::{Buf, Bytes, BytesMut};
-use lapin::protocol::{AMQPClass, gen_class, parse_class};
+use lapin::protocol::{AMQPClass, channel, gen_class, parse_class};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::message::{Delivery, Envelope, Outgoing, Route};
@@ -192,6 +192,12 @@ pub fn parse_method(payload: &[u8]) -> Result<AMQPClass, Broken> {
         Ok((_, class)) => Ok(class),
         Err(_) => Err(Broken::Malformed("a method that cannot be read")),
     }
+}
+
+/// channel.close without a complaint.
+pub fn close_channel() -> AMQPClass {
+    let close = channel::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };
+    AMQPClass::Channel(channel::AMQPMethod::Close(close))
 }
 
 /// A whole method frame.
