@@ -8,7 +8,7 @@ const { isExternal, list, withOwnRabbit } = require('./support/rabbit');
 const { until } = require('./support/until');
 const { door, worker } = require('./support/world');
 
-const { rabbit, settings } = withOwnRabbit(test);
+const { rabbit, settings, kill9 } = withOwnRabbit(test);
 // One after the other: they share the broker that they end.
 const breaking = isExternal ? test.skip : test.serial;
 
@@ -76,7 +76,7 @@ breaking(
       );
     await allHear(10);
 
-    await rabbit().kill9();
+    await kill9(t);
     await Promise.all(world.lines.map((line) => line.lost()));
     const during = word;
     await until(() => word > during + 10);
@@ -129,7 +129,7 @@ for (const [who, clientTimes, gatewayTimes] of [
       const browsers = [await front.connect('a'), await front.connect('b')];
       await until(() => statuses.length === 2);
 
-      await rabbit().kill9();
+      await kill9(t);
       await Promise.all(lines.map((line) => line.lost()));
       const words = Array.from({ length: 50 }, (_, n) => n);
       for (const n of words) {

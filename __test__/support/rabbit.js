@@ -29,6 +29,15 @@ function withOwnRabbit(test) {
   test.after.always('it is stopped', () => rabbit?.stop());
   return {
     rabbit: () => rabbit,
+    /**
+     * The next test finds it running, however this one ends.
+     *
+     * @param {import('ava').ExecutionContext} t
+     */
+    async kill9(t) {
+      await rabbit.kill9();
+      t.teardown(() => rabbit.pid ?? rabbit.restart());
+    },
     /** An mqConf with names that no other test has. */
     settings() {
       const id = unique();
