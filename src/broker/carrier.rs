@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::apart::Apart;
 use super::line::Counters;
 use super::{Routed, Session};
 use crate::buffer::Buffer;
@@ -39,11 +40,14 @@ impl<S: Session> Carrier<'_, S> {
         }
         let mut batch = VecDeque::new();
         let mut wrote = None;
+        let session = self.session;
+        let mut returned = Apart::new(session.returned());
         loop {
             let more = tokio::select! {
                 biased;
                 more = std::future::poll_fn(|cx| self.outgoing.poll_ready(cx)) => more,
-                () = self.session.returned() => {
+                () = &mut returned => {
+                    returned = Apart::new(session.returned());
                     let lost = self.session.publish(&mut batch).await?;
                     self.counters.lost.fetch_add(lost as u64, Ordering::Relaxed);
                     continue;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::apart::Apart;
 use super::carrier::Carrier;
 use super::topology::Plan;
 use super::{Batch, Broker, Session, Settlement};
@@ -242,13 +243,13 @@ impl<B: Broker> Runner<B> {
     /// Publishes and consumes until the connection is lost (Err) or a stop has been carried out (Ok).
     async fn serve(&mut self, session: &B::Session, was_lost: bool) -> Result<()> {
         let mut stopped = self.stopped.clone();
-        let stop = async {
+        let mut stop = Apart::new(async move {
             // The sender is dropped with the Line: that is a stop without patience.
             match stopped.wait_for(|stop| *stop != Stop::No).await.map(|stop| *stop) {
                 Ok(Stop::By(deadline)) => deadline,
                 _ => Instant::now(),
             }
-        };
+        });
         let carrier = Carrier {
             session,
             outgoing: &self.outgoing,
@@ -258,29 +259,32 @@ impl<B: Broker> Runner<B> {
         };
         // Who declares what it publishes to has nothing to wait for.
         let find_route = was_lost && self.plan.targets.is_empty() && !self.plan.is_reliable();
-        let publish = carrier.run(find_route);
-        tokio::pin!(publish);
+        let mut publish = Apart::new(carrier.run(find_route));
         let blocked = |reason: Option<&str>| {
             self.outgoing.hold(reason.is_some());
             self.events.blocked(reason);
         };
-        let mut quieted = self.quieted.clone();
+        let mut lost = Apart::new(session.lost(blocked));
+        let mut received = Apart::new(consume(session, &self.batches, self.quieted.clone()));
         let stopping = tokio::select! {
             biased;
-            deadline = stop => Some(deadline),
-            error = session.lost(blocked) => return Err(error),
+            deadline = &mut stop => Some(deadline),
+            error = &mut lost => return Err(error),
             // Only a closed buffer ends publishing without an error: a stop is on its way and everything is out already.
             result = &mut publish => { result?; None }
-            result = consume(session, &self.batches, &mut quieted) => return result,
+            result = &mut received => return result,
         };
+        drop(received);
         let flushed = match stopping {
             None => true,
             Some(deadline) => tokio::select! {
                 biased;
                 result = timeout_at(deadline, &mut publish) => result.is_ok_and(|result| result.is_ok()),
-                _ = session.lost(blocked) => false,
+                _ = &mut lost => false,
             },
         };
+        // Both ends of the connection are needed for its goodbye.
+        drop((publish, lost));
         if flushed {
             let _ = tokio::time::timeout(CLOSE_PATIENCE, session.close()).await;
         }
@@ -288,25 +292,26 @@ impl<B: Broker> Runner<B> {
     }
 }
 
-async fn quiet_now(quieted: &mut watch::Receiver<bool>) -> bool {
-    quieted.wait_for(|quiet| *quiet).await.is_ok()
-}
-
 async fn consume<S: Session>(
     session: &S,
     batches: &mpsc::Sender<Batch>,
-    quieted: &mut watch::Receiver<bool>,
+    mut quieted: watch::Receiver<bool>,
 ) -> Result<()> {
     let acker = session.acker();
     let mut wanted = !*quieted.borrow();
     if !wanted {
         session.stop_receiving().await?;
     }
+    let mut quiet = Apart::new(async move {
+        if quieted.wait_for(|quiet| *quiet).await.is_err() {
+            std::future::pending().await
+        }
+    });
     loop {
         let mut deliveries = Vec::new();
         tokio::select! {
             biased;
-            true = quiet_now(quieted), if wanted => {
+            () = &mut quiet, if wanted => {
                 wanted = false;
                 session.stop_receiving().await?;
             }

@@ -3,6 +3,7 @@
 //! A [`Broker`] connects, with the topology declared and the consumers up, and gives a [`Session`]. A session lives until
 //! its connection is lost and is never mended: the [`line`] throws it away and connects again.
 
+mod apart;
 mod carrier;
 pub mod lane;
 pub mod line;

@@ -1,13 +1,16 @@
 //! The connection that consumes: deliveries taken in place from one read buffer, acknowledged in multiples.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::task::AtomicWaker;
 use lapin::protocol::{AMQPClass, basic, channel, connection, queue};
 use lapin::types::{AMQPValue, FieldTable};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::Mutex;
 use tokio::time::{Sleep, sleep};
 
 use super::connect::Connection;
@@ -54,11 +57,11 @@ pub struct Acks {
     session: u32,
     channels: Vec<(Route, std::sync::Mutex<Settling>)>,
     due_at: u64,
-    /// Something has not been told; somebody is woken for the first of it.
-    pending: AtomicBool,
-    /// It is enough to be told at once.
+    /// The reader looks by itself before long, and need not be woken for what is settled until then.
+    awake: AtomicBool,
+    /// It is to be told at once.
     enough: AtomicBool,
-    due: Notify,
+    reader: AtomicWaker,
 }
 
 impl Acker for Acks {
@@ -83,13 +86,21 @@ impl Acks {
         let untold = settling.untold();
         drop(settling);
         let enough = untold >= self.due_at && !self.enough.swap(true, Ordering::Relaxed);
-        if enough || (untold > 0 && !self.pending.swap(true, Ordering::Relaxed)) {
-            self.due.notify_one();
+        // Whoever finds it awake has settled before it looks, since both take the lock above.
+        if enough || (untold > 0 && !self.awake.swap(true, Ordering::Relaxed)) {
+            self.reader.wake();
         }
     }
 
+    /// Resolves when it is time to look at what has been settled, now or after a while.
+    fn poll_due(&self, cx: &mut Context<'_>, delayed: bool) -> Poll<()> {
+        self.reader.register(cx.waker());
+        let due = self.enough.load(Ordering::Relaxed) || (!delayed && self.awake.load(Ordering::Relaxed));
+        if due { Poll::Ready(()) } else { Poll::Pending }
+    }
+
     fn frames(&self) -> Vec<u8> {
-        self.pending.store(false, Ordering::Relaxed);
+        self.awake.store(false, Ordering::Relaxed);
         self.enough.store(false, Ordering::Relaxed);
         let mut frames = Vec::new();
         for (index, (_, settling)) in self.channels.iter().enumerate() {
@@ -137,9 +148,9 @@ impl Consuming {
             session: next_session(),
             channels: plan.queues.iter().map(|queue| (queue.route, std::sync::Mutex::default())).collect(),
             due_at: (u64::from(plan.prefetch) / ACK_PART).max(1),
-            pending: AtomicBool::new(false),
+            awake: AtomicBool::new(false),
             enough: AtomicBool::new(false),
-            due: Notify::new(),
+            reader: AtomicWaker::new(),
         };
         let outlives = |queue: &&Queue| queue.private && plan.is_reliable();
         Ok(Consuming {
@@ -174,8 +185,12 @@ impl Consuming {
             }
             self.take(reader, into, max).await?;
             if !into.is_empty() {
+                // They are settled before long: one look for all that come meanwhile, and no wake for each.
+                self.acks.awake.store(true, Ordering::Relaxed);
+                delay.get_or_insert_with(|| Box::pin(sleep(ACK_DELAY)));
                 return Ok(());
             }
+            let delayed = delay.is_some();
             let pause = async {
                 match delay {
                     Some(delay) => delay.as_mut().await,
@@ -188,7 +203,7 @@ impl Consuming {
                     read.map_err(text)?;
                     heard();
                 }
-                () = self.acks.due.notified() => {
+                () = poll_fn(|cx| self.acks.poll_due(cx, delayed)) => {
                     delay.get_or_insert_with(|| Box::pin(sleep(ACK_DELAY)));
                 }
                 () = pause => {

@@ -124,11 +124,12 @@ impl Publishing {
 
     /// Writes the batch. Whenever this ends, finished or dropped, `batch` holds what has not begun to go out.
     pub async fn publish(&self, batch: &mut VecDeque<Outgoing>) -> Result<Published, Broken> {
-        let mut state = self.state.subscribe();
         let clear = |state: &State| {
             state.channel != ChannelState::Open || (state.blocked.is_none() && !self.flight().window.is_full())
         };
-        let _ = state.wait_for(clear).await;
+        if !clear(&self.state.borrow()) {
+            let _ = self.state.subscribe().wait_for(clear).await;
+        }
         let mut outlet = self.outlet.lock().await;
         if self.state.borrow().channel != ChannelState::Open {
             return Ok(Published::ChannelClosed);
