@@ -7,6 +7,8 @@ use std::future::poll_fn;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use crate::waiters::Waiters;
+
 /// What an item weighs, in bytes.
 pub trait Weight {
     fn weight(&self) -> usize;
@@ -37,7 +39,7 @@ struct State<T> {
     items: VecDeque<T>,
     weight: usize,
     consumer: Option<Waker>,
-    producers: Vec<Waker>,
+    producers: Waiters,
     closed: bool,
     /// Nothing is taken out for now: producers are to hold on, whatever the level.
     held: bool,
@@ -52,7 +54,7 @@ impl<T: Weight> Buffer<T> {
             items: VecDeque::new(),
             weight: 0,
             consumer: None,
-            producers: Vec::new(),
+            producers: Waiters::default(),
             closed: false,
             held: false,
             refused: 0,
@@ -131,7 +133,7 @@ impl<T: Weight> Buffer<T> {
 
     /// Resolves when there is room and nobody is to hold on.
     pub async fn calm(&self) {
-        poll_fn(|cx| self.poll_held(cx)).await;
+        self.waiting(|cx| self.poll_held(cx)).await;
         self.room().await;
     }
 
@@ -139,7 +141,7 @@ impl<T: Weight> Buffer<T> {
     pub fn hold(&self, held: bool) {
         let mut state = self.lock();
         state.held = held;
-        let producers = if held { Vec::new() } else { std::mem::take(&mut state.producers) };
+        let producers = if held { Vec::new() } else { state.producers.take() };
         drop(state);
         producers.into_iter().for_each(Waker::wake);
     }
@@ -155,7 +157,28 @@ impl<T: Weight> Buffer<T> {
     }
 
     pub async fn room(&self) {
-        poll_fn(|cx| self.poll_room(cx)).await
+        self.waiting(|cx| self.poll_room(cx)).await;
+    }
+
+    /// Resolves when so many bytes find room, at the latest when nothing else waits.
+    pub async fn room_for(&self, weight: usize, limit: usize) {
+        let fits =
+            |state: &State<T>| state.closed || state.items.is_empty() || state.weight.saturating_add(weight) <= limit;
+        let poll = |cx: &mut Context<'_>| {
+            if fits(&self.lock()) { Poll::Ready(()) } else { self.wait_until(cx, fits) }
+        };
+        self.waiting(poll).await;
+    }
+
+    /// Polls until it is ready. Whoever gives up before that is forgotten here.
+    async fn waiting(&self, mut poll: impl FnMut(&mut Context<'_>) -> Poll<()>) {
+        let mut waiting = Waiting { buffer: self, waker: None };
+        poll_fn(|cx| {
+            let ready = poll(cx);
+            waiting.waker = ready.is_pending().then(|| cx.waker().clone());
+            ready
+        })
+        .await;
     }
 
     fn wait_until(&self, cx: &mut Context<'_>, there_is_room: impl FnOnce(&State<T>) -> bool) -> Poll<()> {
@@ -163,8 +186,8 @@ impl<T: Weight> Buffer<T> {
         // The consumer may have been here since the refusal.
         if state.closed || there_is_room(&state) {
             cx.waker().wake_by_ref();
-        } else if !state.producers.iter().any(|waker| waker.will_wake(cx.waker())) {
-            state.producers.push(cx.waker().clone());
+        } else {
+            state.producers.add(cx.waker());
         }
         Poll::Pending
     }
@@ -260,7 +283,7 @@ impl<T: Weight> Buffer<T> {
         let mut state = self.lock();
         state.closed = true;
         let consumer = state.consumer.take();
-        let producers = std::mem::take(&mut state.producers);
+        let producers = state.producers.take();
         drop(state);
         wake(consumer);
         producers.into_iter().for_each(Waker::wake);
@@ -275,6 +298,20 @@ impl<T: Weight> Buffer<T> {
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
         items.len()
+    }
+}
+
+/// A producer that has a place among those who wait.
+struct Waiting<'a, T: Weight> {
+    buffer: &'a Buffer<T>,
+    waker: Option<Waker>,
+}
+
+impl<T: Weight> Drop for Waiting<'_, T> {
+    fn drop(&mut self) {
+        if let Some(waker) = &self.waker {
+            self.buffer.lock().producers.remove(waker);
+        }
     }
 }
 
@@ -298,7 +335,7 @@ impl<T> State<T> {
             self.items = VecDeque::new();
         }
         if !self.producers.is_empty() && (self.items.is_empty() || self.weight < limit / 2) {
-            std::mem::take(&mut self.producers)
+            self.producers.take()
         } else {
             Vec::new()
         }
@@ -314,6 +351,8 @@ fn wake(waker: Option<Waker>) {
 #[cfg(test)]
 mod tests {
     use std::future::Future;
+
+    use futures_util::FutureExt;
 
     use super::*;
 
@@ -359,6 +398,26 @@ mod tests {
         assert_eq!(buffer.try_pop(), Some(5));
         producer.await.unwrap();
         assert_eq!(buffer.try_pop(), Some(3));
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_waiting_is_forgotten() {
+        let buffer = Buffer::new(10);
+        buffer.force_push(10);
+        for _ in 0..3 {
+            let waited = tokio::time::timeout(std::time::Duration::from_millis(1), buffer.room()).await;
+            assert!(waited.is_err() && buffer.lock().producers.is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_large_item_waits_for_as_much_room_as_it_needs() {
+        let buffer = Buffer::new(10);
+        buffer.force_push(4);
+        assert!(buffer.room_for(6, 10).now_or_never().is_some());
+        assert!(buffer.room_for(7, 10).now_or_never().is_none());
+        buffer.try_pop();
+        assert!(buffer.room_for(50, 10).now_or_never().is_some());
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use std::collections::HashSet;
 
 use common::*;
+use message_engin::config::{SlowConsumer, SocketSettings};
 use message_engin::message::{Route, Value};
 use message_engin::worker::Sent;
 use tokio_tungstenite::tungstenite::Message;
@@ -64,6 +65,26 @@ async fn text_and_octets_keep_their_form() {
         within(gateway.close(Duration::ZERO)).await;
         within(worker.close(PATIENCE)).await;
     }
+}
+
+#[tokio::test]
+async fn who_is_waited_for_gets_large_messages_behind_small_ones() {
+    let settings = broker("memory:");
+    let slow = SocketSettings { slow_consumer: SlowConsumer::Wait, max_backpressure: 1000, ..socket() };
+    let gateway = gateway(&settings, slow).await;
+    let (worker, _heard) = worker(&settings).await;
+    let mut browser = Browser::connect(&gateway, "a").await;
+    let texts: Vec<String> =
+        (0..40).map(|number: usize| "x".repeat(if number % 2 == 0 { 10 } else { 20_000 })).collect();
+    for text in &texts {
+        worker.send(to("a", "application/json", format!("\"{text}\"")));
+    }
+    // The pipe to the browser is full.
+    until(|| gateway.stats().sent > 4).await;
+    for text in texts {
+        assert_eq!(browser.next().await, Message::Text(text.into()));
+    }
+    assert_eq!(gateway.stats().overflowed, 0);
 }
 
 #[tokio::test]

@@ -145,6 +145,40 @@ async fn what_waits_goes_out_before_our_close() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_socket_that_is_full_when_we_close_gets_what_waits_as_well() {
+    let mut setting = start(socket(), b"", true);
+    let texts: Vec<String> = (0..10).map(|number: u8| number.to_string().repeat(5000)).collect();
+    for text in &texts {
+        setting.handle.send(text_frame(text)).unwrap();
+    }
+    // The first of them fills the pipe.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    setting.handle.close(GOING_AWAY);
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    let mut browser = Browser::over(setting.browser.take().unwrap()).await;
+    for text in texts {
+        assert_eq!(browser.next().await, Message::Text(text.into()));
+    }
+    assert_eq!(browser.close_code().await, Some(1001));
+    assert_eq!(ended(setting).await.0, 1001);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_takes_nothing_more_holds_our_close_up_for_its_timeout() {
+    let mut setting = start(socket(), b"", true);
+    for _ in 0..10 {
+        setting.handle.send(text_frame(&"x".repeat(5000))).unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let began = Instant::now();
+    setting.handle.close(GOING_AWAY);
+    let _silent = setting.browser.take();
+    assert_eq!(setting.peer.await.unwrap().code, 1001);
+    // For what waits, and then for the answer to our close.
+    assert_eq!(began.elapsed(), Duration::from_millis(600));
+}
+
+#[tokio::test(start_paused = true)]
 async fn answers_to_the_last_messages_go_out_before_our_last_frame() {
     for (last, code) in [(frame(0x88, b"\x03\xe8"), 1000_u16), (frame(0x83, b"x"), 1002)] {
         let mut setting =

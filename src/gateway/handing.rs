@@ -143,15 +143,15 @@ impl<'a> Handing<'a> {
             counters.unmatched.fetch_add(1, Ordering::Relaxed);
         }
         for (peer, frame) in full {
-            let room = match shared.socket.slow_consumer {
-                SlowConsumer::Close => self.wait_a_moment(&peer).await,
-                SlowConsumer::Drop => false,
-                SlowConsumer::Wait => {
-                    peer.room().await;
-                    true
+            let sent = match shared.socket.slow_consumer {
+                SlowConsumer::Close => {
+                    self.wait_a_moment(&peer, &frame).await;
+                    peer.send(frame.clone()).is_ok()
                 }
+                SlowConsumer::Drop => false,
+                SlowConsumer::Wait => peer.send_in_turn(frame.clone()).await,
             };
-            if room && peer.send(frame.clone()).is_ok() {
+            if sent {
                 counters.count_sent(&frame);
                 continue;
             }
@@ -162,10 +162,9 @@ impl<'a> Handing<'a> {
         }
     }
 
-    async fn wait_a_moment(&mut self, peer: &Handle) -> bool {
+    async fn wait_a_moment(&mut self, peer: &Handle, frame: &Frame) {
         let began = Instant::now();
-        let _ = timeout(self.moment, peer.room()).await;
+        let _ = timeout(self.moment, peer.room_for(frame)).await;
         self.moment = self.moment.saturating_sub(began.elapsed());
-        true
     }
 }

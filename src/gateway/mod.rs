@@ -179,8 +179,8 @@ impl Gateway {
         shared.hub.each(|peer| peer.close(GOING_AWAY));
         let patience = Duration::from_millis(shared.socket.close_timeout);
         let mut running = shared.running.subscribe();
-        // A browser has closeTimeout for its answer and as long for its FIN; nobody can hold this up for longer.
-        let _ = timeout(patience * 2 + Duration::from_secs(1), running.wait_for(|count| *count == 0)).await;
+        // A browser has closeTimeout for what waits, for its answer, and for its FIN; nobody can hold this up for longer.
+        let _ = timeout(patience * 3 + Duration::from_secs(1), running.wait_for(|count| *count == 0)).await;
         shared.line.close(patience.max(Duration::from_secs(1))).await;
         shared.let_go();
     }

@@ -8,7 +8,7 @@ use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
 use super::frame::Frame;
-use crate::buffer::{Buffer, Refused};
+use crate::buffer::{Buffer, Refused, Weight};
 use crate::config::SocketSettings;
 
 /// How long, and up to how many times `maxBackpressure`, a burst may wait for a connection.
@@ -67,12 +67,29 @@ impl Handle {
         } else if above.get_or_insert_with(Instant::now).elapsed() > BURST_TIME {
             return Err(Refused::Full(frame));
         }
-        self.outbox.push_within(frame, self.limit.saturating_mul(BURST_SIZE)).map(|_| ())
+        self.outbox.push_within(frame, self.most()).map(|_| ())
     }
 
-    /// Resolves when there is room for a frame, or the connection ends.
-    pub async fn room(&self) {
-        self.outbox.room().await;
+    /// Resolves when there is room for this frame, at the latest when nothing else waits, or the connection ends.
+    pub async fn room_for(&self, frame: &Frame) {
+        self.outbox.room_for(frame.weight(), self.most()).await;
+    }
+
+    /// Queues a frame as soon as there is room for it, however long that takes. False where the connection has ended.
+    pub async fn send_in_turn(&self, mut frame: Frame) -> bool {
+        loop {
+            self.outbox.room_for(frame.weight(), self.limit).await;
+            match self.outbox.try_push(frame) {
+                Ok(_) => return true,
+                Err(Refused::Full(back)) => frame = back,
+                Err(Refused::Closed(_)) => return false,
+            }
+        }
+    }
+
+    /// Bytes that a burst may grow to.
+    fn most(&self) -> usize {
+        self.limit.saturating_mul(BURST_SIZE)
     }
 
     /// Closes for being too slow; returns how many frames will not be sent.

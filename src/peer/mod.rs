@@ -24,6 +24,7 @@ use crate::config::{RatePolicy, SocketSettings};
 use crate::message::Content;
 pub use ended::Ended;
 pub use frame::Frame;
+use handle::TOO_SLOW;
 pub use handle::{GOING_AWAY, Handle, Order, REPLACED, RESTARTING};
 use inbound::{Event, Inbound};
 use lean::{Chunk, Lean};
@@ -77,6 +78,8 @@ pub struct Peer<S> {
 
 enum Phase {
     Open,
+    /// We close it: what waits still goes out, until then, and our close frame after.
+    Leaving(Order, Instant),
     /// Theirs has come, or what breaks the protocol, behind messages: their answers go out until then, and our frame after.
     Parting(Box<Farewell>, Instant),
     /// Our close frame goes out; theirs has to come by then.
@@ -198,7 +201,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
             if budget == 0 {
                 break;
             }
-            if !matches!(self.phase, Phase::Open | Phase::Closing(..)) || self.poll_held(cx, sink) {
+            if !matches!(self.phase, Phase::Open | Phase::Leaving(..) | Phase::Closing(..)) || self.poll_held(cx, sink)
+            {
                 return Ok(());
             }
             let mut chunk = match self.stream.poll_chunk(cx) {
@@ -212,7 +216,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
             self.stream.put_back(chunk);
             match farewell {
                 None => (),
-                Some(farewell) if matches!(self.phase, Phase::Open) => self.part(farewell),
+                Some(farewell) if matches!(self.phase, Phase::Open | Phase::Leaving(..)) => self.part(farewell),
                 // Their answer to our close, or nonsense in its place, says nothing new.
                 Some(_) => return Err(self.over()),
             }
@@ -289,7 +293,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
 
     fn pong(&mut self, payload: &[u8]) {
         // Nothing goes out behind our close frame.
-        if matches!(self.phase, Phase::Open) {
+        if matches!(self.phase, Phase::Open | Phase::Leaving(..)) {
             if self.control.len() + payload.len() > PONG_BUFFER {
                 self.control.clear();
             }
@@ -301,7 +305,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
         loop {
             let Peer { stream, control, outgoing, handle, .. } = self;
             let outbox = &handle.outbox;
-            let open = matches!(self.phase, Phase::Open | Phase::Parting(..));
+            let open = matches!(self.phase, Phase::Open | Phase::Leaving(..) | Phase::Parting(..));
             let sent = stream.poll_send(cx, || {
                 if !control.is_empty() {
                     return Some(std::mem::take(control).into());
@@ -320,8 +324,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
                 Poll::Ready(Err(_)) => return Err(self.lost()),
                 Poll::Pending => {
                     // Whoever does not read must not keep an order to close from being carried out.
-                    if open && let Poll::Ready(order) = self.handle.poll_order(cx) {
-                        self.obey(cx, order);
+                    if open
+                        && !matches!(self.phase, Phase::Leaving(..))
+                        && let Poll::Ready(order) = self.handle.poll_order(cx)
+                    {
+                        self.leave(cx, order);
                     }
                     return Ok(());
                 }
@@ -336,6 +343,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
                 Poll::Ready(true) => (),
                 Poll::Ready(false) => self.obey(cx, self.handle.order()),
             }
+        }
+    }
+
+    /// The socket is full when the order comes: what waits goes out first, where it may.
+    fn leave(&mut self, cx: &mut Context<'_>, order: Order) {
+        if order == TOO_SLOW || !matches!(self.phase, Phase::Open) {
+            self.obey(cx, order);
+        } else {
+            cx.waker().wake_by_ref();
+            self.phase = Phase::Leaving(order, self.deadline());
         }
     }
 
@@ -390,9 +407,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
                     return Poll::Ready(self.lost());
                 }
                 Phase::Closing(_, deadline) | Phase::Answering(_, deadline) => *deadline,
-                Phase::Parting(_, until) if now < *until => *until,
-                Phase::Parting(..) => {
-                    self.answer();
+                Phase::Parting(_, until) | Phase::Leaving(_, until) if now < *until => *until,
+                Phase::Parting(..) | Phase::Leaving(..) => {
+                    self.obey(cx, self.handle.order());
                     match self.poll_write(cx) {
                         Ok(()) => continue,
                         Err(ended) => return Poll::Ready(ended),
@@ -467,7 +484,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
     fn end(&mut self, phase: Phase) -> Ended {
         match std::mem::replace(&mut self.phase, phase) {
             Phase::Parting(farewell, _) => farewell.ended,
-            Phase::Closing(order, _) => order.into(),
+            Phase::Leaving(order, _) | Phase::Closing(order, _) => order.into(),
             Phase::Answering(ended, _) => ended,
             Phase::Open | Phase::Over | Phase::Gone => Ended::dropped(),
         }
