@@ -137,13 +137,14 @@ impl<T: Weight> Buffer<T> {
         self.room().await;
     }
 
-    /// Whether producers hold on although there is room.
-    pub fn hold(&self, held: bool) {
+    /// Whether producers hold on although there is room. Answers whether they did before.
+    pub fn hold(&self, held: bool) -> bool {
         let mut state = self.lock();
-        state.held = held;
+        let before = std::mem::replace(&mut state.held, held);
         let producers = if held { Vec::new() } else { state.producers.take() };
         drop(state);
         producers.into_iter().for_each(Waker::wake);
+        before
     }
 
     /// Resolves when the level is below the limit.

@@ -28,6 +28,7 @@ struct State {
     unrouted: AtomicU32,
     published: Mutex<Vec<String>>,
     cut: Notify,
+    blocked: Notify,
     /// Sessions take this many messages and then break.
     breaks_after: Mutex<Option<usize>>,
 }
@@ -96,8 +97,15 @@ impl Session for Fickle {
     async fn stop_receiving(&self) -> Result<()> {
         Ok(())
     }
-    async fn lost(&self, _blocked: impl Fn(Option<&str>) + Send + Sync) -> Error {
-        self.0.cut.notified().await;
+    async fn lost(&self, blocked: impl Fn(Option<&str>) + Send + Sync) -> Error {
+        tokio::select! {
+            () = self.0.cut.notified() => (),
+            () = async {
+                self.0.blocked.notified().await;
+                blocked(Some("an alarm"));
+                self.0.cut.notified().await;
+            } => (),
+        }
         lost()
     }
     async fn close(&self) {}
@@ -198,6 +206,53 @@ async fn closing_publishes_what_waits_and_gives_up_when_the_broker_stays_away() 
     line.close(Duration::from_secs(5)).await;
     assert_eq!(began.elapsed().as_secs(), 5);
     assert_eq!(line.counters.lost.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_lost_while_closing_is_made_once_more_for_what_waits() {
+    let settings = broker("memory:");
+    let fickle = Fickle::default();
+    *fickle.0.breaks_after.lock().unwrap() = Some(10);
+    let (line, _) = open(&fickle, &settings).await;
+    for number in 0..1000 {
+        line.outgoing.force_push(json("k", &number.to_string()));
+    }
+    line.close(Duration::from_secs(5)).await;
+    let expected: Vec<String> = (0..1000).map(|number: i32| number.to_string()).collect();
+    assert_eq!(*fickle.0.published.lock().unwrap(), expected);
+    // Those that were on their way count as lost, though they have arrived: nobody can know.
+    assert_eq!(line.counters.lost.load(Ordering::Relaxed), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loss_while_the_broker_takes_nothing_ends_that() {
+    let settings = broker("memory:");
+    let fickle = Fickle::default();
+    let (line, events) = open(&fickle, &settings).await;
+    fickle.0.blocked.notify_one();
+    until(|| !events.0.lock().unwrap().is_empty()).await;
+    fickle.0.cut.notify_one();
+    until(|| events.0.lock().unwrap().iter().any(|event| event == "ready")).await;
+    let told = events.0.lock().unwrap().clone();
+    assert_eq!(told, ["blocked Some(\"an alarm\")", "blocked None", "reconnecting 1 after 50", "ready"]);
+    line.close(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_jitter_goes_beyond_the_limit() {
+    let settings = BrokerSettings {
+        reconnect_backoff_strategy: BackoffStrategy::Exponential,
+        reconnect_exponential_limit: 60,
+        reconnect_jitter: 1.0,
+        ..broker("memory:")
+    };
+    let fickle = Fickle::default();
+    let (_line, events) = open(&fickle, &settings).await;
+    fickle.0.refusals.store(50, Ordering::SeqCst);
+    fickle.0.cut.notify_one();
+    until(|| events.0.lock().unwrap().iter().any(|event| event == "ready")).await;
+    let delay = |event: &String| event.rsplit(' ').next().and_then(|delay| delay.parse::<u64>().ok());
+    assert!(events.0.lock().unwrap().iter().filter_map(delay).all(|delay| delay <= 60));
 }
 
 #[tokio::test(start_paused = true)]

@@ -48,14 +48,14 @@ impl<S: Session> Carrier<'_, S> {
                 more = std::future::poll_fn(|cx| self.outgoing.poll_ready(cx)) => more,
                 () = &mut returned => {
                     returned = Apart::new(session.returned());
-                    let lost = self.session.publish(&mut batch).await?;
-                    self.counters.lost.fetch_add(lost as u64, Ordering::Relaxed);
+                    let refused = session.publish(&mut batch).await?;
+                    self.counters.lose(refused);
                     continue;
                 }
             };
             if !more {
-                let lost = self.session.settle().await?;
-                self.counters.lost.fetch_add(lost as u64, Ordering::Relaxed);
+                let refused = session.settle().await?;
+                self.counters.lose(refused);
                 return Ok(());
             }
             // Under load the first of many messages would go out alone: whoever else is ready gets the turn first.
@@ -63,14 +63,22 @@ impl<S: Session> Carrier<'_, S> {
                 tokio::task::yield_now().await;
             }
             self.outgoing.drain(&mut batch, PUBLISH_BATCH, PUBLISH_BYTES).await;
+            self.leave_out_unfit(&mut batch);
             self.number(&mut batch);
             let mut guard = self.guard(&mut batch);
-            let lost = self.session.publish(guard.batch).await?;
-            self.counters.published.fetch_add(guard.count.saturating_sub(lost) as u64, Ordering::Relaxed);
-            self.counters.lost.fetch_add(lost as u64, Ordering::Relaxed);
+            let refused = session.publish(guard.batch).await?;
+            self.counters.publish(guard.count);
+            self.counters.lose(refused);
             guard.count = 0;
             wrote = Some(Instant::now());
         }
+    }
+
+    /// Before anything can be interrupted: what can never go out is lost now, and only once.
+    fn leave_out_unfit(&self, batch: &mut VecDeque<Outgoing>) {
+        let before = batch.len();
+        batch.retain(|message| self.session.fits(message));
+        self.counters.lost.fetch_add((before - batch.len()) as u64, Ordering::Relaxed);
     }
 
     /// A message keeps the number that it went out with first.
@@ -92,10 +100,14 @@ impl<S: Session> Carrier<'_, S> {
         let mut front = VecDeque::new();
         let until = Instant::now() + ROUTE_PATIENCE;
         while Instant::now() < until && self.outgoing.drain(&mut front, 1, PUBLISH_BYTES).await {
+            self.leave_out_unfit(&mut front);
+            if front.is_empty() {
+                continue;
+            }
             let mut guard = self.guard(&mut front);
             match self.session.publish_if_routed(guard.batch).await? {
                 Routed::Yes => {
-                    self.counters.published.fetch_add(1, Ordering::Relaxed);
+                    self.counters.publish(1);
                     guard.count = 0;
                     break;
                 }
@@ -125,9 +137,12 @@ struct PutBack<'a> {
 impl Drop for PutBack<'_> {
     fn drop(&mut self) {
         if self.count > 0 {
-            let taken = (self.count - self.batch.len()) as u64;
-            let counter = if self.reliable { &self.counters.published } else { &self.counters.lost };
-            counter.fetch_add(taken, Ordering::Relaxed);
+            let taken = self.count - self.batch.len();
+            if self.reliable {
+                self.counters.publish(taken);
+            } else {
+                self.counters.lost.fetch_add(taken as u64, Ordering::Relaxed);
+            }
             self.outgoing.put_back(self.batch);
         }
     }

@@ -5,7 +5,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -39,10 +39,32 @@ pub struct Line {
 
 #[derive(Default)]
 pub struct Counters {
-    pub published: AtomicU64,
+    /// Below zero while something is back that is counted only at the end of its batch.
+    published: AtomicI64,
     pub reconnects: AtomicU64,
     /// Messages that were being handed over when the connection went, or still waited at the end.
     pub lost: AtomicU64,
+}
+
+impl Counters {
+    pub fn published(&self) -> u64 {
+        u64::try_from(self.published.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    pub(super) fn publish(&self, count: usize) {
+        self.published.fetch_add(count as i64, Ordering::Relaxed);
+    }
+
+    /// They count as published and wait once more.
+    fn take_back(&self, count: usize) {
+        self.published.fetch_sub(count as i64, Ordering::Relaxed);
+    }
+
+    /// They count as published and were not taken after all.
+    pub(super) fn lose(&self, count: usize) {
+        self.take_back(count);
+        self.lost.fetch_add(count as u64, Ordering::Relaxed);
+    }
 }
 
 /// When to stop: a graceful stop publishes what waits, up to the deadline.
@@ -73,7 +95,11 @@ impl Backoff {
         };
         let spread = (delay as f64 * self.jitter) as u64;
         let random = RandomState::new().build_hasher().finish();
-        delay - spread + random % (2 * spread + 1)
+        let delay = delay - spread + random % (2 * spread + 1);
+        match self.strategy {
+            BackoffStrategy::Linear => delay,
+            BackoffStrategy::Exponential => delay.min(self.limit),
+        }
     }
 }
 
@@ -175,14 +201,25 @@ impl<B: Broker> Runner<B> {
         let mut was_lost = false;
         loop {
             let result = self.serve(&session, was_lost).await;
-            self.outgoing.hold(false);
+            let was_blocked = self.outgoing.hold(false);
             let mut unsettled = session.unsettled();
-            self.counters.published.fetch_sub(unsettled.len() as u64, Ordering::Relaxed);
+            self.counters.take_back(unsettled.len());
             self.outgoing.put_back(&mut unsettled);
+            if self.plan.is_reliable() {
+                self.counters.lose(session.refused());
+            }
             let Err(error) = result else { break };
             was_lost = true;
             // Dropped before the next attempt: an exclusive queue must be free again.
             drop(session);
+            let is_stopping = *self.stopped.borrow() != Stop::No;
+            if is_stopping && (self.outgoing.is_empty() || !self.reconnect) {
+                break;
+            }
+            if was_blocked {
+                // Nobody will say so any more.
+                self.events.blocked(None);
+            }
             if !self.reconnect {
                 self.events.failed(&error);
                 break;
@@ -275,19 +312,18 @@ impl<B: Broker> Runner<B> {
             result = &mut received => return result,
         };
         drop(received);
-        let flushed = match stopping {
-            None => true,
-            Some(deadline) => tokio::select! {
+        if let Some(deadline) = stopping {
+            // A connection that is lost now is made once more for what waits, as long as there is time.
+            tokio::select! {
                 biased;
-                result = timeout_at(deadline, &mut publish) => result.is_ok_and(|result| result.is_ok()),
-                _ = &mut lost => false,
-            },
-        };
-        // Both ends of the connection are needed for its goodbye.
-        drop((publish, lost));
-        if flushed {
-            let _ = tokio::time::timeout(CLOSE_PATIENCE, session.close()).await;
+                result = timeout_at(deadline, &mut publish) => result.unwrap_or(Ok(()))?,
+                error = &mut lost => return Err(error),
+            }
         }
+        // Both ends of the connection are needed for its goodbye. It is said whether or not all is out, since it tells
+        // what has been handled.
+        drop((publish, lost));
+        let _ = tokio::time::timeout(CLOSE_PATIENCE, session.close()).await;
         Ok(())
     }
 }

@@ -32,8 +32,13 @@ pub trait Broker: Send + Sync + 'static {
 }
 
 pub trait Session: Send + Sync + 'static {
+    /// Whether the broker can be handed this message at all.
+    fn fits(&self, _message: &Outgoing) -> bool {
+        true
+    }
+
     /// Publishes in order and resolves when the broker has been handed all of it. After an error `batch` holds what was
-    /// certainly not handed over. Answers how many messages are known to be lost: too large, or refused by the broker.
+    /// certainly not handed over. Answers how many messages, of this batch or before, the broker has refused for good.
     fn publish(&self, batch: &mut VecDeque<Outgoing>) -> impl Future<Output = Result<usize>> + Send;
 
     /// Publishes the one message in `batch` if the broker has a queue for it; otherwise leaves it there.
@@ -42,11 +47,16 @@ pub trait Session: Send + Sync + 'static {
     /// Resolves when something that was published has come back: `publish`, also of nothing, deals with it.
     fn returned(&self) -> impl Future<Output = ()> + Send;
 
-    /// Resolves when nothing that was published can come back any more. Answers how many messages were lost meanwhile.
+    /// Resolves when nothing that was published can come back any more. Answers how many messages were refused meanwhile.
     fn settle(&self) -> impl Future<Output = Result<usize>> + Send;
 
     /// What was handed over and has not arrived for certain, in order; asked once the session is over.
     fn unsettled(&self) -> VecDeque<Outgoing>;
+
+    /// How many messages were refused and nobody has been answered of; asked once the session is over.
+    fn refused(&self) -> usize {
+        0
+    }
 
     /// Waits for a delivery, then appends what is ready, in order, `max` at the most.
     fn receive(&self, into: &mut Vec<Delivery>, max: usize) -> impl Future<Output = Result<()>> + Send;

@@ -203,7 +203,7 @@ impl Gateway {
             ignored_binary: read(&counters.ignored_binary),
             unmatched: read(&counters.unmatched),
             overflowed: read(&counters.overflowed),
-            published: read(&line.counters.published),
+            published: line.counters.published(),
             buffered: line.outgoing.weight() as u64,
             lost: read(&line.counters.lost) + line.outgoing.refused(),
             reconnects: read(&line.counters.reconnects),

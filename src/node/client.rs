@@ -170,7 +170,7 @@ impl NativeClient {
         use std::sync::atomic::Ordering::Relaxed;
         let counters = self.worker.counters();
         NativeClientStats {
-            published: counters.published.load(Relaxed) as f64,
+            published: counters.published() as f64,
             buffered: self.worker.buffered() as f64,
             lost: counters.lost.load(Relaxed) as f64,
             reconnects: counters.reconnects.load(Relaxed) as f64,

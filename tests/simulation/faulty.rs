@@ -140,19 +140,13 @@ pub struct FaultySession {
 struct Interrupted<'a> {
     line: &'a LineLog,
     count: u64,
-    /// Among them those that the broker has refused; whoever called will not know.
-    refused: u64,
     done: bool,
 }
 
 impl Drop for Interrupted<'_> {
     fn drop(&mut self) {
-        let mut log = self.line.log();
-        if self.done {
-            log.refused += self.refused;
-        } else {
-            log.interrupted += self.count;
-            log.refused_untold += self.refused;
+        if !self.done {
+            self.line.log().interrupted += self.count;
         }
     }
 }
@@ -196,10 +190,20 @@ impl FaultySession {
 }
 
 impl Session for FaultySession {
+    fn fits(&self, message: &Outgoing) -> bool {
+        let unfit = self.cut(self.wire.faults.too_large);
+        if unfit {
+            let mut log = self.wire.line.log();
+            log.unfit.insert(Label::of(&message.body));
+            log.refused += 1;
+        }
+        !unfit
+    }
+
     async fn publish(&self, batch: &mut VecDeque<Outgoing>) -> Result<usize> {
         let Wire { state, faults, line, .. } = &*self.wire;
         self.publish_back().await?;
-        let mut handed = Interrupted { line, count: 0, refused: 0, done: false };
+        let mut handed = Interrupted { line, count: 0, done: false };
         while !batch.is_empty() {
             let clear =
                 |state: &super::wire::State| state.broken || (!state.blocked && state.flight.len() < faults.window);
@@ -209,12 +213,7 @@ impl Session for FaultySession {
             }
             while let Some(message) = batch.pop_front() {
                 handed.count += 1;
-                if self.cut(faults.too_large) {
-                    handed.refused += 1;
-                    line.log().unfit.insert(Label::of(&message.body));
-                } else {
-                    state.change(|state| state.flight.push_back(Slot::of(message)));
-                }
+                state.change(|state| state.flight.push_back(Slot::of(message)));
                 if self.cut(faults.cut_publish) {
                     if self.wire.dice.percent(50) {
                         self.wire.break_now();
@@ -235,7 +234,7 @@ impl Session for FaultySession {
         }
         self.publish_back().await?;
         handed.done = true;
-        Ok(handed.refused as usize)
+        Ok(0)
     }
 
     async fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> Result<Routed> {
@@ -250,7 +249,7 @@ impl Session for FaultySession {
             return Ok(Routed::No);
         }
         let Some(message) = batch.pop_front() else { return Ok(Routed::Yes) };
-        let mut handed = Interrupted { line, count: 1, refused: 0, done: false };
+        let mut handed = Interrupted { line, count: 1, done: false };
         state.change(|state| state.flight.push_back(Slot::of(message)));
         changes.wait_for(|state| state.broken || state.flight.is_empty()).await;
         if self.wire.is_broken() {

@@ -62,9 +62,8 @@ pub struct Log {
     pub vanished: Vec<Label>,
     /// What calls of `publish` that came to no end had been handed.
     pub interrupted: u64,
-    /// Refused by the broker, and told so; and where the call that would have told it came to no end.
+    /// Found to have no form that the broker takes.
     pub refused: u64,
-    pub refused_untold: u64,
     pub unfit: HashSet<Label>,
     /// What has come back once: it may have changed its place.
     pub came_back: HashSet<Label>,

@@ -27,7 +27,7 @@ pub mod fuzzing {
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -92,6 +92,7 @@ impl Broker for AmqpBroker {
             careful: AtomicBool::new(false),
             returned: AtomicU64::new(0),
             declared: Mutex::new(None),
+            refused: AtomicUsize::new(0),
         })
     }
 
@@ -124,6 +125,8 @@ pub struct AmqpSession {
     returned: AtomicU64,
     /// When things were last declared again.
     declared: Mutex<Option<Instant>>,
+    /// Messages that the broker has refused for good, and that nobody has been told of.
+    refused: AtomicUsize,
 }
 
 /// When each connection was last heard, in ms since the session began.
@@ -177,16 +180,15 @@ impl AmqpSession {
         Ok(())
     }
 
-    /// Publishes what has come back, before anything else: messages keep their order. Answers how many are lost.
-    async fn publish_back(&self) -> Result<usize> {
-        let mut lost = 0;
+    /// Publishes what has come back, before anything else: messages keep their order.
+    async fn publish_back(&self) -> Result<()> {
         while self.publishing.wants_attention() {
             if !self.publishing.is_open() {
                 self.careful.fetch_or(!self.publishing.wants_exchange(), Ordering::Relaxed);
                 self.reopen().await?;
             }
             let back = self.publishing.take_back().await.map_err(|broken| self.broken(broken))?;
-            let mut guard = Back { messages: back, publishing: &self.publishing };
+            let mut back = Back { messages: back, publishing: &self.publishing };
             let returned = self.publishing.returned_count();
             if self.publishing.is_refused() {
                 self.publishing.renew().await.map_err(|broken| self.broken(broken))?;
@@ -196,30 +198,47 @@ impl AmqpSession {
             } else {
                 self.declare_again().await?;
             }
-            lost += if self.careful.load(Ordering::Relaxed) {
-                self.publish_one_by_one(&mut guard.messages).await?
+            if self.careful.load(Ordering::Relaxed) {
+                self.publish_one_by_one(&mut back.messages).await?;
+            } else if self.plan.is_reliable() {
+                self.publish_if_taken(back).await?;
             } else {
-                self.publish_all(&mut guard.messages).await?
-            };
+                self.publish_all(&mut back.messages).await?;
+            }
         }
-        Ok(lost)
+        Ok(())
     }
 
-    async fn publish_all(&self, batch: &mut VecDeque<Outgoing>) -> Result<usize> {
-        let mut lost = 0;
+    /// The first one goes ahead, and the others only when it has been taken: as long as nobody takes them they wait here,
+    /// and what is to come after them in the buffer, which is bounded.
+    async fn publish_if_taken(&self, mut back: Back<'_>) -> Result<()> {
+        let others = back.messages.split_off(back.messages.len().min(1));
+        let mut others = Back { messages: others, publishing: &self.publishing };
+        self.publish_all(&mut back.messages).await?;
+        drop(back);
+        self.publishing.confirmed().await;
+        if !self.publishing.wants_attention() {
+            self.publish_all(&mut others.messages).await?;
+            drop(others);
+            self.publishing.confirmed().await;
+        }
+        Ok(())
+    }
+
+    async fn publish_all(&self, batch: &mut VecDeque<Outgoing>) -> Result<()> {
         loop {
             match self.publishing.publish(batch).await.map_err(|broken| self.broken(broken))? {
-                Published::All { unfit } => return Ok(lost + unfit),
+                Published::All => return Ok(()),
                 Published::ChannelClosed if self.plan.is_reliable() => {
                     self.careful.fetch_or(!self.publishing.wants_exchange(), Ordering::Relaxed);
                     // What was on the channel goes first; it has come back.
                     self.publishing.put_behind(batch);
                     self.reopen().await?;
-                    return Ok(lost);
+                    return Ok(());
                 }
                 Published::ChannelClosed => {
                     // One message at least was what the channel was closed for.
-                    lost += 1;
+                    self.refused.fetch_add(1, Ordering::Relaxed);
                     self.reopen().await?;
                 }
             }
@@ -227,29 +246,27 @@ impl AmqpSession {
     }
 
     /// The message for which the broker closes the channel is lost, and no other.
-    async fn publish_one_by_one(&self, batch: &mut VecDeque<Outgoing>) -> Result<usize> {
-        let mut lost = 0;
+    async fn publish_one_by_one(&self, batch: &mut VecDeque<Outgoing>) -> Result<()> {
         while let Some(message) = batch.pop_front() {
             let mut one = Back { messages: VecDeque::from([message]), publishing: &self.publishing };
-            if let Published::All { unfit } =
+            if let Published::All =
                 self.publishing.publish(&mut one.messages).await.map_err(|broken| self.broken(broken))?
             {
-                lost += unfit;
                 self.publishing.confirmed().await;
             }
             if !self.publishing.is_open() {
                 let blameless = self.publishing.wants_exchange();
                 if !blameless {
-                    lost += self.publishing.drop_unconfirmed();
+                    self.refused.fetch_add(self.publishing.drop_unconfirmed(), Ordering::Relaxed);
                 }
                 self.reopen().await?;
                 if blameless {
-                    return Ok(lost);
+                    return Ok(());
                 }
             }
         }
         self.careful.store(false, Ordering::Relaxed);
-        Ok(lost)
+        Ok(())
     }
 
     /// An exchange that somebody deletes takes bindings along without a word, and whoever publishes declares it anew.
@@ -290,13 +307,17 @@ impl AmqpSession {
 }
 
 impl Session for AmqpSession {
+    fn fits(&self, message: &Outgoing) -> bool {
+        self.publishing.fits(message)
+    }
+
     async fn publish(&self, batch: &mut VecDeque<Outgoing>) -> Result<usize> {
-        let mut lost = self.publish_back().await?;
+        self.publish_back().await?;
         while !batch.is_empty() {
-            lost += self.publish_all(batch).await?;
-            lost += self.publish_back().await?;
+            self.publish_all(batch).await?;
+            self.publish_back().await?;
         }
-        Ok(lost)
+        Ok(self.refused())
     }
 
     async fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> Result<Routed> {
@@ -319,7 +340,6 @@ impl Session for AmqpSession {
                     self.reopen().await?;
                     return Ok(Routed::Refused);
                 }
-                Ok(Offered::Unfit) => return Ok(Routed::Refused),
                 Err(broken) => return Err(self.gone(broken.to_string())),
             }
         }
@@ -331,19 +351,22 @@ impl Session for AmqpSession {
     }
 
     async fn settle(&self) -> Result<usize> {
-        let mut lost = 0;
         loop {
             self.publishing.barrier().await.map_err(|broken| self.broken(broken))?;
             self.publishing.confirmed().await;
             if !self.publishing.wants_attention() {
-                return Ok(lost);
+                return Ok(self.refused());
             }
-            lost += self.publish_back().await?;
+            self.publish_back().await?;
         }
     }
 
     fn unsettled(&self) -> VecDeque<Outgoing> {
         self.publishing.unsettled()
+    }
+
+    fn refused(&self) -> usize {
+        self.refused.swap(0, Ordering::Relaxed)
     }
 
     async fn receive(&self, into: &mut Vec<Delivery>, max: usize) -> Result<()> {
@@ -371,7 +394,7 @@ impl Session for AmqpSession {
     }
 
     async fn close(&self) {
-        self.publishing.close().await;
-        self.consuming.close().await;
+        // At once: a broker that takes no messages may keep the one from answering, and not from knowing what was handled.
+        tokio::join!(self.consuming.close(), self.publishing.close());
     }
 }

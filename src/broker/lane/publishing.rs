@@ -73,8 +73,7 @@ enum ChannelState {
 
 /// What `publish` needs next.
 pub enum Published {
-    /// All but those whose headers have no form in AMQP.
-    All { unfit: usize },
+    All,
     /// The channel must be opened again, after the exchanges have been declared.
     ChannelClosed,
 }
@@ -82,11 +81,7 @@ pub enum Published {
 /// What became of one message that was published as mandatory.
 pub enum Offered {
     Routed(bool),
-    /// Its headers have no form in AMQP.
-    Unfit,
-    ChannelClosed {
-        for_want_of_exchange: bool,
-    },
+    ChannelClosed { for_want_of_exchange: bool },
 }
 
 pub const ROUTES: [Route; 3] = [Route::Receive, Route::Status, Route::Message];
@@ -122,6 +117,11 @@ impl Publishing {
         self.flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Headers above frame_max have no form in AMQP; the broker would end the connection for them.
+    pub fn fits(&self, message: &Outgoing) -> bool {
+        Publish::fits(message, self.frame_max)
+    }
+
     /// Writes the batch. Whenever this ends, finished or dropped, `batch` holds what has not begun to go out.
     pub async fn publish(&self, batch: &mut VecDeque<Outgoing>) -> Result<Published, Broken> {
         let clear = |state: &State| {
@@ -134,10 +134,6 @@ impl Publishing {
         if self.state.borrow().channel != ChannelState::Open {
             return Ok(Published::ChannelClosed);
         }
-        // Headers above frame_max have no form in AMQP; the broker would end the connection for them.
-        let before = batch.len();
-        batch.retain(|message| Publish::fits(message, self.frame_max));
-        let unfit = before - batch.len();
         outlet.begin();
         for message in batch.iter() {
             self.templates[message.route as usize].write(outlet.next_message(), message, self.frame_max);
@@ -150,7 +146,7 @@ impl Publishing {
             }
         };
         outlet.flush(begun).await?;
-        Ok(Published::All { unfit })
+        Ok(Published::All)
     }
 
     /// What has come back, in order. Taken once nothing more of what was published can come back.
@@ -250,9 +246,6 @@ impl Publishing {
 
     /// Publishes one message as mandatory.
     pub async fn publish_if_routed(&self, message: &Outgoing) -> Result<Offered, Broken> {
-        if !Publish::fits(message, self.frame_max) {
-            return Ok(Offered::Unfit);
-        }
         let before = self.returned_count();
         let mut frames = Vec::new();
         self.templates[message.route as usize].write_mandatory(&mut frames, message, self.frame_max);
