@@ -170,6 +170,32 @@ for (const [who, clientTimes, gatewayTimes] of [
   );
 }
 
+breaking(
+  'what is sent while the broker is away arrives at each of several gateways',
+  async (t) => {
+    t.timeout(180_000);
+    const conf = settings();
+    const { client } = await worker(t, conf);
+    const keys = ['a', 'b', 'c', 'd'];
+    const fronts = await Promise.all(keys.map(() => door(t, conf)));
+    const browsers = await Promise.all(
+      fronts.map((front, index) => front.connect(keys[index])),
+    );
+    const all = [client, ...fronts.map(({ gateway }) => gateway)];
+    const lines = all.map(watched);
+    await kill9(t);
+    await Promise.all(lines.map((line) => line.lost()));
+    const words = Array.from({ length: 20 }, (_, n) => n);
+    for (const n of words) for (const to of keys) client.send(n, { to });
+    await rabbit().restart();
+    for (const browser of browsers) {
+      const heard = await browser.received(words.length);
+      t.deepEqual(heard.map(Number), words);
+    }
+    t.is(client.stats().undeliverable, 0);
+  },
+);
+
 breaking('an operator closes all connections', async (t) => {
   const world = await talking(t, settings(), 3);
   await world.everybodyHears('before');

@@ -2,14 +2,17 @@
 
 mod common;
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use std::collections::HashSet;
-
 use common::*;
+use futures_util::future::BoxFuture;
 use message_engin::config::{SlowConsumer, SocketSettings};
-use message_engin::message::{Route, Value};
-use message_engin::worker::Sent;
+use message_engin::error::{Error, Result};
+use message_engin::hooks::{Heard as HeardBy, Listeners};
+use message_engin::message::{Delivery, Route, Value};
+use message_engin::worker::{Sent, Worker};
 use tokio_tungstenite::tungstenite::Message;
 
 #[tokio::test]
@@ -198,6 +201,38 @@ async fn what_waited_for_a_worker_comes_to_the_first_one() {
         within(gateway.close(Duration::ZERO)).await;
         within(worker.close(PATIENCE)).await;
     }
+}
+
+/// Looks at nothing, and closes as soon as it has been given enough.
+struct Shy(tokio::sync::Semaphore);
+
+impl Listeners for Shy {
+    fn deliver(&self, batch: Arc<[Delivery]>) -> BoxFuture<'static, Result<HeardBy>> {
+        self.0.add_permits(batch.len());
+        Box::pin(async { Err(Error::Closed { what: "client" }) })
+    }
+}
+
+#[tokio::test]
+async fn what_a_worker_has_not_looked_at_comes_to_the_next_one_in_order() {
+    let settings = broker("memory:");
+    let gateway = gateway(&settings, socket()).await;
+    let mut browser = Browser::connect(&gateway, "a").await;
+    for number in 0..100 {
+        browser.send(&number.to_string()).await;
+    }
+    let shy = Arc::new(Shy(tokio::sync::Semaphore::new(0)));
+    let first = Worker::start(settings.clone(), "shy", Arc::<Events>::default(), shy.clone()).await.unwrap();
+    within(shy.0.acquire_many(300)).await.unwrap().forget();
+    within(first.close(PATIENCE)).await;
+    let (second, mut heard) = worker(&settings).await;
+    for number in 0..100 {
+        let delivery = next(&mut heard, Route::Receive).await;
+        assert_eq!(text(&delivery), number.to_string());
+        assert!(delivery.redelivered);
+    }
+    within(gateway.close(Duration::ZERO)).await;
+    within(second.close(PATIENCE)).await;
 }
 
 #[tokio::test]

@@ -33,10 +33,11 @@ pub struct Carrier<'a, S> {
 }
 
 impl<S: Session> Carrier<'_, S> {
-    /// Ends with Ok when the buffer is closed and empty, and what was in it has arrived.
-    pub async fn run(mut self, find_route: bool) -> Result<()> {
-        if find_route {
-            self.find_route().await?;
+    /// Ends with Ok when the buffer is closed and empty, and what was in it has arrived. `find_route`: others declare the
+    /// queues, and this is the time that they may need for it.
+    pub async fn run(mut self, find_route: Option<Duration>) -> Result<()> {
+        if let Some(patience) = find_route {
+            self.find_route(patience).await?;
         }
         let mut batch = VecDeque::new();
         let mut wrote = None;
@@ -95,8 +96,10 @@ impl<S: Session> Carrier<'_, S> {
     }
 
     /// A broker that was away may have lost its queues, and the other side may not be back to declare them: what waits here
-    /// would vanish one message after the other. Holds the first back until it has somewhere to go, or patience ends.
-    async fn find_route(&mut self) -> Result<()> {
+    /// would vanish one message after the other. Holds all back until the others have had their time, since of several
+    /// gateways each needs the message; and the first until it has somewhere to go, or patience ends.
+    async fn find_route(&mut self, patience: Duration) -> Result<()> {
+        sleep(patience).await;
         let mut front = VecDeque::new();
         let until = Instant::now() + ROUTE_PATIENCE;
         while Instant::now() < until && self.outgoing.drain(&mut front, 1, PUBLISH_BYTES).await {

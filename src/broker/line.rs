@@ -25,6 +25,9 @@ use crate::message::Outgoing;
 const RECEIVE_BATCH: usize = 64;
 /// Batches that may wait between the broker and whoever works on them.
 const BATCHES_WAITING: usize = 4;
+/// What connecting takes, and the most that is waited for others to be back as well.
+const CONNECTING: Duration = Duration::from_millis(250);
+const MOST_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the broker has to answer the closing of a connection that has nothing left to carry.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -86,6 +89,12 @@ struct Backoff {
 }
 
 impl Backoff {
+    /// How long those who lost a broker together and have the same settings take to be back, behind the first of them.
+    fn all_are_back(self) -> Duration {
+        let longest = self.time as f64 * (1.0 + self.jitter);
+        (Duration::from_millis(longest as u64) + CONNECTING).min(MOST_PATIENCE)
+    }
+
     fn delay(self, attempt: u32) -> u64 {
         let delay = match self.strategy {
             BackoffStrategy::Linear => self.time,
@@ -295,7 +304,8 @@ impl<B: Broker> Runner<B> {
             last_number: &mut self.last_number,
         };
         // Who declares what it publishes to has nothing to wait for.
-        let find_route = was_lost && self.plan.targets.is_empty() && !self.plan.is_reliable();
+        let others = was_lost && self.plan.targets.is_empty() && !self.plan.is_reliable();
+        let find_route = others.then(|| self.backoff.all_are_back());
         let mut publish = Apart::new(carrier.run(find_route));
         let blocked = |reason: Option<&str>| {
             self.outgoing.hold(reason.is_some());

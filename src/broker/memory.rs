@@ -40,6 +40,7 @@ struct Queue {
     /// One gateway's own.
     private: bool,
     ready: VecDeque<Stored>,
+    last_place: u64,
     weight: usize,
     /// In turn: the next delivery goes to the first that has room.
     consumers: VecDeque<Consumer>,
@@ -49,6 +50,8 @@ struct Queue {
 
 #[derive(Clone)]
 struct Stored {
+    /// Its place in the queue, which it keeps when it comes back.
+    place: u64,
     message: Outgoing,
     exchange: Arc<str>,
     routing_key: Arc<str>,
@@ -188,7 +191,9 @@ impl MemorySession {
         for name in names {
             if let Some(queue) = state.queues.get_mut(&name) {
                 queue.weight += message.weight();
+                queue.last_place += 1;
                 queue.ready.push_back(Stored {
+                    place: queue.last_place,
                     message: message.clone(),
                     exchange: exchange.clone(),
                     routing_key: routing_key.clone(),
@@ -246,10 +251,9 @@ impl Queue {
     fn settle(&mut self, id: u64, tag: u64, settlement: Settlement) {
         let Some(consumer) = self.consumers.iter_mut().find(|consumer| consumer.id == id) else { return };
         let Ok(index) = consumer.unacknowledged.binary_search_by_key(&tag, |(of, _)| *of) else { return };
-        let Some((_, mut stored)) = consumer.unacknowledged.remove(index) else { return };
+        let Some((_, stored)) = consumer.unacknowledged.remove(index) else { return };
         if settlement == Settlement::Again {
-            stored.redelivered = true;
-            self.ready.push_front(stored);
+            self.take_back(stored);
         } else {
             self.weight -= stored.message.weight();
         }
@@ -263,13 +267,18 @@ impl Queue {
         self.dispatch();
     }
 
-    /// Takes a consumer out; what it had not acknowledged goes back to the front, marked.
+    /// To its place, as RabbitMQ does, and marked.
+    fn take_back(&mut self, stored: Stored) {
+        let index = self.ready.partition_point(|other| other.place < stored.place);
+        self.ready.insert(index, Stored { redelivered: true, ..stored });
+    }
+
+    /// Takes a consumer out; what it had not acknowledged comes back.
     fn leave(&mut self, id: u64) {
         let Some(index) = self.consumers.iter().position(|consumer| consumer.id == id) else { return };
         let Some(consumer) = self.consumers.remove(index) else { return };
-        for (_, mut stored) in consumer.unacknowledged.into_iter().rev() {
-            stored.redelivered = true;
-            self.ready.push_front(stored);
+        for (_, stored) in consumer.unacknowledged {
+            self.take_back(stored);
         }
         self.dispatch();
     }

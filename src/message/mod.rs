@@ -118,8 +118,10 @@ impl Outgoing {
 
 impl Weight for Outgoing {
     fn weight(&self) -> usize {
-        // The properties are mostly shared; what a queue slot takes counts for the many small ones.
-        self.body.len() + 64
+        // What a queue slot takes counts for the many small ones. The messages of a connection share its properties, which
+        // its statuses stand for here; those of a worker may have properties of their own each.
+        let own = if self.route == Route::Receive { 0 } else { self.properties.encoded().len() };
+        self.body.len() + own + 64
     }
 }
 

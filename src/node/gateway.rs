@@ -144,8 +144,10 @@ impl NativeGateway {
         headers: String,
         response: Buffer,
     ) -> Result<()> {
+        // First: a socket that has been taken can only be closed.
+        let mut arrival = arrival(key, key_json, headers, response, Vec::new())?;
         let Some((stream, early)) = socket.take() else { return Ok(()) };
-        let arrival = arrival(key, key_json, headers, response, early)?;
+        arrival.early = early;
         let _guard = runtime()?.enter();
         let stream = TcpStream::from_std(stream).map_err(|error| Error::from_reason(format!("EIO||{error}")))?;
         self.gateway.accept(stream, arrival);

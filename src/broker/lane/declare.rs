@@ -5,7 +5,7 @@
 //! - The broker refuses transient shared queues (541, RabbitMQ 4.3, or 4.x by its setting): they are declared durable and
 //!   autoDelete instead.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lapin::protocol::{AMQPClass, exchange, queue};
@@ -28,6 +28,8 @@ pub(super) struct Control {
     pub tls: Option<Tls>,
     /// The broker refuses transient shared queues: remembered, since each refusal costs a connection.
     pub durable_queues: AtomicBool,
+    /// The host to begin with: the first one, unless the last attempt came to nothing on a host that had answered.
+    pub first: AtomicUsize,
 }
 
 /// A connection on which the shared topology has been declared.
@@ -59,33 +61,51 @@ impl Control {
         Connection::open(&self.settings, self.tls.as_ref(), host).await
     }
 
-    /// Declares what is published to, over a connection of its own: what was autoDelete may have gone.
-    pub async fn declare_again(&self, plan: &Plan) -> Result<()> {
-        let (mut connection, _) = self.open().await?;
-        connection.open_channel(CHANNEL).await?;
-        exchanges(&mut connection, plan).await?;
-        for queue in &plan.targets {
-            shared_queue(&mut connection, plan, queue, self.durable_queues.load(Ordering::Relaxed)).await?;
+    /// Declares what is published to, over a connection of its own to that host: what was autoDelete may have gone.
+    pub async fn declare_again(&self, plan: &Plan, host: &Host) -> Result<()> {
+        let limit = self.settings.connection_timeout;
+        let declaring = async {
+            let mut connection = self.connect(host).await?;
+            connection.open_channel(CHANNEL).await?;
+            exchanges(&mut connection, plan).await?;
+            for queue in &plan.targets {
+                shared_queue(&mut connection, plan, queue, self.durable_queues.load(Ordering::Relaxed)).await?;
+            }
+            connection.close().await;
+            Ok(())
+        };
+        // No heartbeat tells that this connection is dead.
+        match tokio::time::timeout(Duration::from_millis(limit), declaring).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::TimedOut { address: self.settings.address.clone(), after_ms: limit }),
         }
-        connection.close().await;
-        Ok(())
     }
 
-    /// The first host that answers. What one refuses, another of the same cluster would refuse too, so a refusal ends it.
+    /// The first host that answers and lets us in. Of those that do not, a refusal says more than silence.
     async fn open(&self) -> Result<(Connection, Host)> {
         let settings = &self.settings;
-        let count = u32::try_from(settings.hosts.len()).unwrap_or(1).max(1);
-        let share = Duration::from_millis(settings.connection_timeout) / count;
+        let count = settings.hosts.len();
+        let share = Duration::from_millis(settings.connection_timeout) / u32::try_from(count).unwrap_or(1).max(1);
+        let begin = self.first.load(Ordering::Relaxed);
         let mut error = Error::Closed { what: "list of hosts" };
-        for host in &settings.hosts {
-            match tokio::time::timeout(share, self.connect(host)).await {
-                Ok(Ok(connection)) => return Ok((connection, host.clone())),
-                Ok(Err(refusal @ Error::Refused { .. })) => return Err(refusal),
-                Ok(Err(other)) => error = other,
+        for index in (0..count).map(|turn| (begin + turn) % count) {
+            let host = &settings.hosts[index];
+            let failure = match tokio::time::timeout(share, self.connect(host)).await {
+                Ok(Ok(connection)) => {
+                    // Until all that follows has gone well, which may never be said: the next attempt is for the next host.
+                    self.first.store(index + 1, Ordering::Relaxed);
+                    return Ok((connection, host.clone()));
+                }
+                // Who may not log in to one may not to another.
+                Ok(Err(refusal @ Error::Refused { code: "ACCESS_REFUSED", .. })) => return Err(refusal),
+                Ok(Err(failure)) => failure,
                 Err(_) => {
                     let after_ms = u64::try_from(share.as_millis()).unwrap_or(u64::MAX);
-                    error = Error::TimedOut { address: settings.address.clone(), after_ms };
+                    Error::TimedOut { address: settings.address.clone(), after_ms }
                 }
+            };
+            if !matches!(error, Error::Refused { .. }) {
+                error = failure;
             }
         }
         Err(error)

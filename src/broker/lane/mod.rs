@@ -35,7 +35,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::topology::{ExchangeKind, Plan};
 use super::{Acker, Broker, Routed, Session};
-use crate::config::BrokerSettings;
+use crate::config::{BrokerSettings, Host};
 use crate::error::{Error, Result};
 use crate::message::{Delivery, Outgoing};
 use consuming::Consuming;
@@ -59,7 +59,8 @@ pub struct AmqpBroker {
 impl AmqpBroker {
     pub fn new(settings: BrokerSettings) -> Result<Self> {
         let tls = settings.tls.as_ref().map(Tls::new).transpose()?;
-        let control = Control { settings, tls, durable_queues: AtomicBool::new(false) };
+        let (durable_queues, first) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let control = Control { settings, tls, durable_queues, first };
         Ok(AmqpBroker { control: Arc::new(control), sessions: AtomicU32::new(0) })
     }
 }
@@ -83,8 +84,10 @@ impl Broker for AmqpBroker {
             .collect();
         let consuming = Consuming::new(connection, &plan, &anchors).await?;
         let publishing = Publishing::new(self.control.connect(&host).await?, &plan).await?;
+        self.control.first.store(0, Ordering::Relaxed);
         Ok(AmqpSession {
             control: self.control.clone(),
+            host,
             plan,
             publishing,
             consuming,
@@ -115,6 +118,7 @@ impl Drop for Back<'_> {
 
 pub struct AmqpSession {
     control: Arc<Control>,
+    host: Host,
     plan: Plan,
     publishing: Publishing,
     consuming: Consuming,
@@ -175,7 +179,7 @@ impl AmqpSession {
         if let Some(before) = *declared {
             sleep_until(before + DECLARE_INTERVAL).await;
         }
-        self.control.declare_again(&self.plan).await?;
+        self.control.declare_again(&self.plan, &self.host).await?;
         *declared = Some(Instant::now());
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What has become of the deliveries of one channel, and the fewest frames that tell the broker.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::wire::{ack_frame, nack_frame};
 use crate::broker::Settlement;
@@ -15,7 +15,38 @@ pub struct Settling {
     /// Settled one by one, above `done`, and not yet told.
     single: BTreeMap<u64, Settlement>,
     /// Told one by one, above `told`.
-    told_single: BTreeSet<u64>,
+    told_single: Runs,
+}
+
+/// Numbers as runs without a gap, since one delivery that is never settled keeps all those behind it here.
+#[derive(Debug, Default)]
+struct Runs(BTreeMap<u64, u64>);
+
+impl Runs {
+    /// Where the run that holds `number` ends.
+    fn end_of(&self, number: u64) -> Option<u64> {
+        self.0.range(..=number).next_back().map(|(_, end)| *end).filter(|end| *end >= number)
+    }
+
+    fn insert(&mut self, number: u64) {
+        if self.end_of(number).is_some() {
+            return;
+        }
+        let end = self.0.remove(&(number + 1)).unwrap_or(number);
+        match self.0.range_mut(..number).next_back() {
+            Some((_, before)) if *before + 1 == number => *before = end,
+            _ => {
+                self.0.insert(number, end);
+            }
+        }
+    }
+
+    /// Takes out what begins before `number`, and the run that holds it; answers where that one ends.
+    fn remove(&mut self, number: u64) -> Option<u64> {
+        let end = self.end_of(number);
+        self.0 = self.0.split_off(&(number + 1));
+        end
+    }
 }
 
 impl Settling {
@@ -25,7 +56,7 @@ impl Settling {
     }
 
     pub fn settle(&mut self, tag: u64, settlement: Settlement) {
-        if tag > self.told && !self.told_single.contains(&tag) {
+        if tag > self.told && self.told_single.end_of(tag).is_none() {
             self.single.insert(tag, settlement);
         }
     }
@@ -52,10 +83,12 @@ impl Settling {
             let next = self.told + 1;
             if self.single.remove(&next).is_some() {
                 last = Some(next);
-            } else if !self.told_single.remove(&next) {
+                self.told = next;
+            } else if let Some(end) = self.told_single.remove(next) {
+                self.told = end;
+            } else {
                 break;
             }
-            self.told = next;
         }
         if let Some(last) = last {
             out.extend_from_slice(&ack_frame(channel, last, true));
@@ -104,6 +137,23 @@ mod tests {
         settling.settle(8, Settlement::Done);
         assert_eq!(told(&mut settling), [(8, '<')]);
         assert!(told(&mut settling).is_empty());
+    }
+
+    #[test]
+    fn one_that_is_never_settled_costs_nothing_for_those_behind_it() {
+        let mut settling = Settling::default();
+        for tag in (2..1000).chain((1001..2000).rev()) {
+            settling.settle(tag, Settlement::Done);
+            assert_eq!(told(&mut settling), [(tag, '=')]);
+            settling.settle(tag, Settlement::Done);
+            assert_eq!(settling.untold(), 0);
+        }
+        assert_eq!(settling.told_single.0, BTreeMap::from([(2, 999), (1001, 1999)]));
+        settling.settle(1000, Settlement::Again);
+        assert_eq!(told(&mut settling), [(1000, '+')]);
+        settling.settle(1, Settlement::Done);
+        assert_eq!(told(&mut settling), [(1, '<')]);
+        assert_eq!((settling.told, settling.told_single.0.len()), (1999, 0));
     }
 
     #[test]
