@@ -188,12 +188,43 @@ test('the broker has no such vhost', async (t) => {
   t.true(took < 10_000);
 });
 
-/** @type {Record<string, (hosts: { silent: string, dead: string, real: string }) => object>} */
+/** connection.close, class and method 10 and 50, with 530. */
+const NOT_ALLOWED = Buffer.from(
+  '01000000000d000a00320212026e6f000a0028ce',
+  'hex',
+);
+/** The beginning of connection.open-ok. */
+const OPEN_OK = Buffer.from('000a0029', 'hex');
+
+/** A broker up to the end of the login, or to what comes after it. */
+function turncoat(t, lastWords) {
+  return pretender(t, (socket) => {
+    const upstream = net.connect(rabbit().port, rabbit().host);
+    upstream.on('error', () => socket.destroy());
+    socket.on('error', () => upstream.destroy());
+    socket.on('close', () => upstream.destroy());
+    socket.pipe(upstream);
+    upstream.on('data', (chunk) => {
+      const isIn = chunk.includes(OPEN_OK);
+      if (isIn && lastWords) return socket.end(lastWords);
+      if (isIn) socket.once('data', () => socket.destroy());
+      return socket.write(chunk);
+    });
+  });
+}
+
+/** @type {Record<string, (hosts: Record<string, string>) => object>} */
 const HOSTS = {
   'a dead one first': ({ dead, real }) => ({ host: [dead, real] }),
   'a silent one first': ({ silent, real }) => ({ host: [silent, real] }),
   'two that do not work first': ({ silent, dead, real }) => ({
     host: [silent, dead, real],
+  }),
+  'one that lets go after the login first': ({ fading, real }) => ({
+    host: [fading, real],
+  }),
+  'one that is not allowed first': ({ refusing, real }) => ({
+    host: [refusing, real],
   }),
   'the good one preferred': ({ silent, dead, real }) => ({
     host: [silent, dead, real],
@@ -209,6 +240,8 @@ for (const [what, confOf] of Object.entries(HOSTS)) {
       real: `${host}:${port}`,
       dead: `127.0.0.1:${await deadPort()}`,
       silent: `127.0.0.1:${await pretender(t, () => {})}`,
+      fading: `127.0.0.1:${await turncoat(t)}`,
+      refusing: `127.0.0.1:${await turncoat(t, NOT_ALLOWED)}`,
     });
     const world = await open(t, rabbitmq, {
       mq: { connectionTimeout: 3000, ...conf },

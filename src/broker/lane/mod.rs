@@ -63,12 +63,9 @@ impl AmqpBroker {
         let control = Control { settings, tls, durable_queues, first };
         Ok(AmqpBroker { control: Arc::new(control), sessions: AtomicU32::new(0) })
     }
-}
 
-impl Broker for AmqpBroker {
-    type Session = AmqpSession;
-
-    async fn connect(&self, plan: &Plan) -> Result<AmqpSession> {
+    /// On the first host that answers.
+    async fn session(&self, plan: &Plan) -> Result<AmqpSession> {
         let mut plan = plan.clone();
         let session = self.sessions.fetch_add(1, Ordering::Relaxed);
         let renamed = session > 0 && !plan.is_reliable();
@@ -97,6 +94,25 @@ impl Broker for AmqpBroker {
             declared: Mutex::new(None),
             refused: AtomicUsize::new(0),
         })
+    }
+}
+
+impl Broker for AmqpBroker {
+    type Session = AmqpSession;
+
+    async fn connect(&self, plan: &Plan) -> Result<AmqpSession> {
+        let first = &self.control.first;
+        for _ in 1..self.control.settings.hosts.len() {
+            let before = first.load(Ordering::Relaxed);
+            let result = self.session(plan).await;
+            // What one host says of our declarations another would say too; what has gone away after it had answered may
+            // be another's to give.
+            let is_final = matches!(result, Ok(_) | Err(Error::Refused { .. }));
+            if is_final || first.load(Ordering::Relaxed) == before {
+                return result;
+            }
+        }
+        self.session(plan).await
     }
 
     fn address(&self) -> String {
