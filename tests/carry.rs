@@ -78,7 +78,7 @@ async fn who_is_waited_for_gets_large_messages_behind_small_ones() {
     let (worker, _heard) = worker(&settings).await;
     let mut browser = Browser::connect(&gateway, "a").await;
     let texts: Vec<String> =
-        (0..40).map(|number: usize| "x".repeat(if number % 2 == 0 { 10 } else { 20_000 })).collect();
+        (0..40).map(|number: usize| "x".repeat(if number.is_multiple_of(2) { 10 } else { 20_000 })).collect();
     for text in &texts {
         worker.send(to("a", "application/json", format!("\"{text}\"")));
     }
