@@ -2,6 +2,7 @@
 
 const { setTimeout: delay } = require('node:timers/promises');
 const { step } = require('../../scripts/lib/steps');
+const { endurance } = require('./endurance');
 const { handshakes, idle, roundTrips } = require('./measure');
 const { Session, Unavailable } = require('./session');
 const { summaries } = require('./stats');
@@ -40,6 +41,8 @@ class Plan {
     this.notes = notes;
     /** @type {Map<string, any[]>} measurements by where they belong */
     this.rounds = new Map();
+    /** @type {Record<string, number>[] | null} */
+    this.looks = null;
     this.gateways = [...world.options.gateways];
     this.workers = Object.keys(WORKERS).filter(
       (name) => !world.options.quick || WORKERS[name].main,
@@ -259,6 +262,17 @@ class Plan {
     });
   }
 
+  /** Once: what counts is how it goes on, not how it varies. */
+  async endurance() {
+    const gateway = 'ours-fn';
+    const parts = { gateway, worker: 'ours', garbage: true };
+    await this.during('endurance', parts, async (session) => {
+      const hasTime = (seconds) =>
+        this.hasTime(seconds + OVERHEAD, 'the rest of endurance');
+      this.looks = await endurance(session, hasTime);
+    });
+  }
+
   /** @param {string[]} place */
   summary(place) {
     const rounds = this.rounds.get(JSON.stringify(place));
@@ -316,6 +330,7 @@ async function measureAll(world, notes) {
     idle: () => plan.idle(),
     workers: () => plan.workersPart(),
     growth: () => plan.growth(),
+    endurance: () => plan.endurance(),
   };
   for (const part of world.options.parts) {
     step(`part: ${part}`);
@@ -325,6 +340,7 @@ async function measureAll(world, notes) {
     paced: PACED,
     weakest: plan.weakest(),
     tree: plan.result(),
+    endurance: plan.looks,
     notes: plan.notes,
   };
 }

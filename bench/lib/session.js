@@ -25,7 +25,7 @@ class Session {
    * @param {string} parts.gateway
    * @param {string} [parts.worker] without it the one that no gateway waits for
    * @param {number} [parts.gateways]
-   * @param {boolean} [parts.garbage] whether it can be told to collect it
+   * @param {boolean} [parts.garbage] whether they can be told to collect it
    */
   static async open(
     world,
@@ -33,7 +33,7 @@ class Session {
   ) {
     const session = new Session(world);
     try {
-      session.worker = session.start('workers', worker, WORKERS);
+      session.worker = session.start('workers', worker, WORKERS, garbage);
       await session.worker.next(['ready']);
       for (let count = 0; count < gateways; count += 1) {
         const child = session.start('gateways', gateway, GATEWAYS, garbage);

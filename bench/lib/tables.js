@@ -127,6 +127,23 @@ function growth(tree, part, title, name, scale = 1) {
   return { title, text: table(head, rows) };
 }
 
+/** The first look, the last of each kind, and some on the way. */
+function endurance(looks) {
+  if (!looks) return null;
+  const head = ['handshakes', 'messages', 'gateway MB', 'worker MB'];
+  const every = Math.ceil(looks.length / 10);
+  const rows = looks
+    .filter((_, index) => index % every === 0 || index === looks.length - 1)
+    .map(({ connections, messages, gateway, worker }) => [
+      connections.toLocaleString('en-US'),
+      messages.toLocaleString('en-US'),
+      number(gateway / 1e6),
+      number(worker / 1e6),
+    ]);
+  const title = 'Resident memory in the long run, after garbage collection';
+  return { title, text: table(head, rows) };
+}
+
 function goals(tree) {
   const found = targets(tree);
   if (found.length === 0) return null;
@@ -146,7 +163,7 @@ function goals(tree) {
  * @param {object} measured
  * @returns {{ title: string, text: string }[]}
  */
-function tables({ tree, weakest, paced }) {
+function tables({ tree, weakest, paced, endurance: looks }) {
   const cpu = 'gateway CPU us a round trip';
   return [
     costs(tree, 'saturated', 'Saturated'),
@@ -167,6 +184,7 @@ function tables({ tree, weakest, paced }) {
     ),
     growth(tree, 'byGateways', 'By gateways: broker CPU us', 'brokerCpu'),
     growth(tree, 'byGateways', 'By gateways: round trips/s', 'rate'),
+    endurance(looks),
     goals(tree),
   ].filter(Boolean);
 }

@@ -2,7 +2,7 @@
 
 // What is measured, and what it is called.
 
-const PARTS = ['main', 'paced', 'idle', 'workers', 'growth'];
+const PARTS = ['main', 'paced', 'idle', 'workers', 'growth', 'endurance'];
 
 /**
  * @typedef {object} Variant
