@@ -75,19 +75,34 @@ impl<T: Weight> Buffer<T> {
     /// Takes the item up to another limit than the buffer's own.
     pub fn push_within(&self, item: T, limit: usize) -> Result<Level, Refused<T>> {
         let mut state = self.lock();
-        if state.closed {
-            return Err(Refused::Closed(item));
-        }
-        let weight = item.weight();
-        if !state.items.is_empty() && state.weight.saturating_add(weight) > limit {
-            return Err(Refused::Full(item));
-        }
-        let full = state.held || state.weight + weight >= self.limit;
-        let level = if full { Level::Full } else { Level::Room };
-        let waker = state.add(item, weight);
+        let level = state.push(item, limit, self.limit);
+        let waker = state.consumer_of(level.is_ok());
         drop(state);
         wake(waker);
-        Ok(level)
+        level
+    }
+
+    /// Takes items in order, up to the first that is refused, and wakes the consumer once for all of them. Answers how many
+    /// were taken, and the level after the last, or why the next was not.
+    pub fn push_all_within(
+        &self,
+        items: impl IntoIterator<Item = T>,
+        limit: usize,
+    ) -> (usize, Result<Level, Refused<T>>) {
+        let mut state = self.lock();
+        let mut taken = 0;
+        let mut last = Ok(Level::Room);
+        for item in items {
+            last = state.push(item, limit, self.limit);
+            if last.is_err() {
+                break;
+            }
+            taken += 1;
+        }
+        let waker = state.consumer_of(taken > 0);
+        drop(state);
+        wake(waker);
+        (taken, last)
     }
 
     /// Takes the item whatever the level: for the few that must not wait (a status) and are bounded by something else.
@@ -97,8 +112,8 @@ impl<T: Weight> Buffer<T> {
             state.refused += 1;
             return;
         }
-        let weight = item.weight();
-        let waker = state.add(item, weight);
+        state.add(item);
+        let waker = state.consumer_of(true);
         drop(state);
         wake(waker);
     }
@@ -323,10 +338,9 @@ impl<T> State<T> {
         }
     }
 
-    fn add(&mut self, item: T, weight: usize) -> Option<Waker> {
-        self.weight += weight;
-        self.items.push_back(item);
-        self.consumer.take()
+    /// Whoever waits for items, where there are some.
+    fn consumer_of(&mut self, any: bool) -> Option<Waker> {
+        if any { self.consumer.take() } else { None }
     }
 
     /// Producers are woken at half the limit, not at the first free byte: they come back once for many items.
@@ -340,6 +354,24 @@ impl<T> State<T> {
         } else {
             Vec::new()
         }
+    }
+}
+
+impl<T: Weight> State<T> {
+    fn push(&mut self, item: T, limit: usize, full: usize) -> Result<Level, Refused<T>> {
+        if self.closed {
+            return Err(Refused::Closed(item));
+        }
+        if !self.items.is_empty() && self.weight.saturating_add(item.weight()) > limit {
+            return Err(Refused::Full(item));
+        }
+        self.add(item);
+        Ok(if self.held || self.weight >= full { Level::Full } else { Level::Room })
+    }
+
+    fn add(&mut self, item: T) {
+        self.weight += item.weight();
+        self.items.push_back(item);
     }
 }
 
@@ -399,6 +431,17 @@ mod tests {
         assert_eq!(buffer.try_pop(), Some(5));
         producer.await.unwrap();
         assert_eq!(buffer.try_pop(), Some(3));
+    }
+
+    #[test]
+    fn many_are_taken_up_to_the_first_that_finds_no_room() {
+        let buffer = Buffer::new(10);
+        assert_eq!(buffer.push_all_within([4, 5], 20), (2, Ok(Level::Room)));
+        assert_eq!(buffer.push_all_within([5, 6, 7, 1], 20), (2, Err(Refused::Full(7))));
+        assert_eq!(buffer.push_all_within([], 20), (0, Ok(Level::Room)));
+        buffer.close();
+        assert_eq!(buffer.push_all_within([1], 20), (0, Err(Refused::Closed(1))));
+        assert_eq!(buffer.weight(), 20);
     }
 
     #[tokio::test]

@@ -96,17 +96,24 @@ impl Worker {
 
     /// Never waits. Must be called within the runtime.
     pub fn send(&self, message: Outgoing) -> Sent {
+        self.send_all([message]).1
+    }
+
+    /// Sends in order, up to the first that is not taken; answers how many were, and what became of the last that was
+    /// looked at. Never waits. Must be called within the runtime.
+    pub fn send_all(&self, messages: impl IntoIterator<Item = Outgoing>) -> (usize, Sent) {
         let limit = self.shared.buffer_size.saturating_mul(HARD_LIMIT);
-        let sent = match self.shared.line.outgoing.push_within(message, limit) {
-            Ok(Level::Room) => return Sent::Taken,
+        let (taken, last) = self.shared.line.outgoing.push_all_within(messages, limit);
+        let sent = match last {
+            Ok(Level::Room) => return (taken, Sent::Taken),
             Ok(Level::Full) => Sent::HoldOn,
             Err(Refused::Full(_)) => Sent::Dropped,
-            Err(Refused::Closed(_)) => return Sent::Closed,
+            Err(Refused::Closed(_)) => return (taken, Sent::Closed),
         };
         if !self.shared.waiting.swap(true, Ordering::SeqCst) {
             tokio::spawn(tell_when_drained(self.shared.clone()));
         }
-        sent
+        (taken, sent)
     }
 
     /// What became of a delivery that was heard [`Heard::EachForItself`].

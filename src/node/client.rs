@@ -127,20 +127,10 @@ impl NativeClient {
             Ok(Outgoing::new(Route::Message, properties, body))
         };
         let messages = bodies.into_iter().zip(headers).map(understand).collect::<Result<Vec<_>>>()?;
-        let mut taken = 0;
-        let mut hold_on = false;
-        for message in messages {
-            match self.worker.send(message) {
-                Sent::Taken => (),
-                Sent::HoldOn => hold_on = true,
-                Sent::Dropped | Sent::Closed => {
-                    hold_on = true;
-                    break;
-                }
-            }
-            taken += 1;
-        }
-        Ok(if hold_on { f64::from(-1 - taken) } else { self.worker.buffered() as f64 })
+        Ok(match self.worker.send_all(messages) {
+            (_, Sent::Taken) => self.worker.buffered() as f64,
+            (taken, _) => -1.0 - taken as f64,
+        })
     }
 
     /// What became of deliveries: five numbers each, namely session, status (1) or message (0), the tag in two halves,
