@@ -9,7 +9,6 @@ const tls = require('node:tls');
 const test = require('ava');
 const { which } = require('../scripts/lib/project');
 const { embedded } = require('./support/brokers');
-const { run } = require('./support/children');
 const { OP, closing, frame } = require('./support/frames');
 const { Peer } = require('./support/peers');
 const { KEY, RawPeer } = require('./support/raw');
@@ -18,7 +17,6 @@ const { until } = require('./support/until');
 const { plainAndSecure } = require('./support/ways');
 const { listen, open } = require('./support/world');
 
-const MIB = 1024 * 1024;
 const { text, binary, more, close, ping } = OP;
 
 /**
@@ -72,49 +70,6 @@ plainAndSecure(test, 'each end has its code', async (t, way) => {
   }
   t.is(world.gateway.size, 0);
 });
-
-for (const secure of [false, true]) {
-  const name = secure ? 'tls' : 'tcp';
-  const linux = process.platform === 'linux' ? test : test.skip;
-  linux(`${name}: a slow reader costs a bounded sum of memory`, async (t) => {
-    const script = run(t, 'processes/door.js', {
-      WS_CONF: JSON.stringify({ maxBackpressure: MIB, closeTimeout: 500 }),
-      SECURE: secure ? 'yes' : '',
-    });
-    const port = await script.tells('port');
-    const ask = () => {
-      const from = script.told.length;
-      script.child.send('stats');
-      return script.wait(() => script.told[from]);
-    };
-    const slow = await RawPeer.connect({ host: '127.0.0.1', port, secure });
-    t.teardown(() => slow.leave());
-    t.is((await slow.upgrade('/?key=slow')).status, 101);
-    slow.wire.pause();
-    slow.socket.pause();
-    const before = (await ask()).held.rss;
-    const url = `${secure ? 'wss' : 'ws'}://127.0.0.1:${port}/?key=fast`;
-    const options = { rejectUnauthorized: false, headers: { to: 'slow' } };
-    const fast = await new Peer(url, options).opened;
-    t.teardown(() => fast.terminate());
-    // 286 MiB in all. What is held of them is what JavaScript has not collected.
-    let most = 0;
-    for (let n = 1; n <= 5000; n += 1) {
-      fast.send('x'.repeat(60_000));
-      if (n % 100) continue;
-      const { stats, held } = await until(async () => {
-        const answer = await ask();
-        return answer.stats.received >= n && answer;
-      });
-      most = Math.max(most, held.rss - before);
-      t.true(stats.received >= n);
-    }
-    t.log(Math.round(most / MIB), 'MiB more');
-    t.true(most < 200 * MIB);
-    await until(async () => (await ask()).stats.connections === 1);
-    t.true((await ask()).stats.overflowed > 0);
-  });
-}
 
 test('SNI: the certificate is chosen by name', async (t) => {
   const names = ['a.example', 'b.example'];
