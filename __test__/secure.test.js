@@ -5,6 +5,7 @@
 
 const { execFile } = require('node:child_process');
 const http = require('node:http');
+const net = require('node:net');
 const tls = require('node:tls');
 const test = require('ava');
 const { which } = require('../scripts/lib/project');
@@ -116,6 +117,36 @@ test('ALPN: http/1.1 is agreed on, and nothing else', async (t) => {
     (await world.told(3)).map(([, key]) => key),
     ['http/1.1', 'http/1.1', 'false'],
   );
+});
+
+test("who stalls in the TLS handshake is the https server's", async (t) => {
+  const httpServer = await listen(
+    t,
+    secureServer(undefined, { handshakeTimeout: 500 }),
+  );
+  const failures = [];
+  httpServer.on('tlsClientError', (error) => failures.push(error));
+  const world = await open(t, embedded, { ws: { httpServer } });
+  const { port } = httpServer.address();
+  const where = { host: '127.0.0.1', port };
+  // Says nothing; says that 512 bytes of a handshake come, and some of them.
+  const beginnings = [Buffer.alloc(0), Buffer.from('160301020001', 'hex')];
+  const stalled = beginnings.map((bytes) => {
+    const socket = net.connect(where);
+    socket.on('error', () => {});
+    socket.resume();
+    socket.write(bytes);
+    return new Promise((resolve) => socket.on('close', () => resolve()));
+  });
+  const raw = await RawPeer.connect({ ...where, secure: true });
+  t.teardown(() => raw.leave());
+  t.is((await raw.upgrade('/?key=a')).status, 101);
+  await Promise.all(stalled);
+  await until(() => failures.length === 2);
+  t.true(failures.every(({ code }) => code === 'ERR_TLS_HANDSHAKE_TIMEOUT'));
+  t.like(world.gateway.stats(), { accepted: 1, rejected: 0, handshakes: 0 });
+  raw.socket.write(frame(text, '"still here"'));
+  t.deepEqual(await world.heard(1), ['still here']);
 });
 
 test('client certificates name the connection', async (t) => {
