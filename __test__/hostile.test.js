@@ -174,6 +174,20 @@ siege('a flood of fragments of one byte', 60, async (t, { open }) => {
   t.is(raw.messages[0].toString(), `${'x'.repeat(500_000)}.`);
 });
 
+// What waits for the broker is counted by bytes, and each of these takes many
+// times its own in every place where it waits.
+siege('a flood of messages of one byte', 200, async (t, { open }) => {
+  const COUNT = 100_000;
+  const raw = await open();
+  await raw.write(many(COUNT, frame(OP.text, '5')));
+  await raw.write(frame(OP.text, 'last'));
+  // Each comes back, and none before another.
+  await until(() => raw.messages.length > COUNT);
+  t.is(raw.messages.length, COUNT + 1);
+  t.true(raw.messages.slice(0, COUNT).every((message) => `${message}` === '5'));
+  t.is(`${raw.messages[COUNT]}`, 'last');
+});
+
 siege(
   'a flood of pings from those who do not read',
   60,

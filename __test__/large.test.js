@@ -11,7 +11,7 @@ const { open } = require('./support/world');
 
 const MIB = 1024 * 1024;
 
-/** Text of exactly so many bytes, no two parts of it alike. */
+/** Text of exactly so many bytes, no two parts of it alike, and no JSON. */
 function sized(bytes) {
   let text = '';
   for (let n = 0; text.length < bytes; n += 1) text += `${n},`;
@@ -137,6 +137,26 @@ forEachBroker(
     peer.send('after');
     const received = await peer.received(2);
     t.true(received[0] === huge);
+    t.is(received[1], 'after');
+  },
+);
+
+forEachBroker(
+  test,
+  '16 MiB, which a broker of 4.0 takes as one message',
+  async (t, broker) => {
+    // To the worker as it is; back as JSON, of which the quotes are a part too.
+    const text = sized(16 * MIB - 2);
+    const world = await echo(t, broker, {
+      maxReceivedFrameSize: 16 * MIB,
+      maxReceivedMessageSize: 16 * MIB,
+      maxBackpressure: 32 * MIB,
+    });
+    const peer = await world.connect('a');
+    peer.send(text);
+    peer.send('after');
+    const received = await peer.received(2);
+    t.true(received[0] === text);
     t.is(received[1], 'after');
   },
 );

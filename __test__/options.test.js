@@ -8,9 +8,11 @@ const { inspect } = require('node:util');
 const test = require('ava');
 const { Client, OptionError, server } = require('..');
 const { embedded, forEachBroker } = require('./support/brokers');
+const { optionNames } = require('./support/declarations');
 const { until } = require('./support/until');
 const { listen, open, usual } = require('./support/world');
 
+const LEAST = { delivery: 'at-least-once' };
 const SECRET = 'pa$$word-äö';
 
 const BAD_MQ = [
@@ -19,6 +21,7 @@ const BAD_MQ = [
   ['host', 'a url', { host: 'amqp://x' }],
   ['port', 'zero', { port: 0 }],
   ['port', 'text', { port: 'five' }],
+  ['hostPreference', 'negative', { hostPreference: -1 }],
   ['login', 'number', { login: 5 }],
   ['password', 'object', { password: { [SECRET]: SECRET } }],
   ['vhost', 'null', { vhost: null }],
@@ -38,14 +41,44 @@ const BAD_MQ = [
     'long name',
     { clientProperties: { a: { ['x'.repeat(256)]: 1 } } },
   ],
+  ['routingKeyInPayload', 'text', { routingKeyInPayload: 'yes' }],
+  ['deliveryTagInPayload', 'number', { deliveryTagInPayload: 1 }],
   ['reconnect', 'text', { reconnect: 'yes' }],
   ['reconnectBackoffStrategy', 'unknown', { reconnectBackoffStrategy: 'x' }],
   ['reconnectBackoffTime', 'zero', { reconnectBackoffTime: 0 }],
+  ['reconnectExponentialLimit', 'zero', { reconnectExponentialLimit: 0 }],
+  ['reconnectJitter', 'above 1', { reconnectJitter: 1.1 }],
+  ['reconnectJitter', 'negative', { reconnectJitter: -0.1 }],
+  ['reconnectJitter', 'text', { reconnectJitter: '0.5' }],
+  ['reconnectJitter', 'no number', { reconnectJitter: NaN }],
+  ['delivery', 'unknown', { delivery: 'exactly-once' }],
+  ['delivery', 'null', { delivery: null }],
+  ['queueType', 'unknown', { ...LEAST, queueType: 'stream' }],
+  ['queueType', 'at most once', { queueType: 'quorum' }],
+  ['deadLetterExchange', 'empty', { ...LEAST, deadLetterExchange: '' }],
+  [
+    'deadLetterExchange',
+    'long',
+    { ...LEAST, deadLetterExchange: 'x'.repeat(256) },
+  ],
+  ['deadLetterExchange', 'at most once', { deadLetterExchange: 'dead' }],
+  [
+    'deadLetterExchange',
+    'embedded',
+    { ...LEAST, url: 'memory:', deadLetterExchange: 'dead' },
+  ],
+  ['queueExpires', 'zero', { ...LEAST, queueExpires: 0 }],
+  ['queueExpires', 'a month', { ...LEAST, queueExpires: 2 ** 31 }],
+  ['queueExpires', 'text', { ...LEAST, queueExpires: '5m' }],
+  ['queueExpires', 'at most once', { queueExpires: 1000 }],
   ['bufferSize', 'zero', { bufferSize: 0 }],
   ['bufferSize', 'infinite', { bufferSize: Infinity }],
   ['prefetch', 'zero', { prefetch: 0 }],
+  ['receiveExchange', 'number', { receiveExchange: 5 }],
   ['receiveQueue', 'empty', { receiveQueue: '' }],
   ['statusExchange', 'long', { statusExchange: 'x'.repeat(256) }],
+  ['statusQueue', 'null', { statusQueue: null }],
+  ['messageExchange', 'half a pair', { messageExchange: '\ud800' }],
   ['messageQueue', 'long', { messageQueue: 'x'.repeat(201) }],
 ];
 
@@ -79,6 +112,8 @@ const BAD_WS = [
   ['keyFn', 'key'],
   ['messageKeyFn', undefined],
   ['messageKeyFn', {}],
+  ['path', 'chat'],
+  ['path', '/chat?room=1'],
   ['protocol', 'two words'],
   ['origin', 'line\nbreak'],
   ['maxReceivedFrameSize', 0],
@@ -93,6 +128,14 @@ const BAD_WS = [
   ['autoAcceptConnections', true],
   ['binary', 'true'],
   ['maxBackpressure', 0],
+  ['slowConsumer', 'kill'],
+  ['slowConsumer', null],
+  ['threads', 0],
+  ['threads', 65],
+  ['threads', 1.5],
+  ['parseCookies', 'no'],
+  ['parseExtensions', 0],
+  ['disableNagleAlgorithm', null],
   ['ignoreXForwardedFor', 'no'],
   ['fragmentOutgoingMessages', 0],
   ['fragmentationThreshold', 0],
@@ -150,6 +193,30 @@ for (const [option, value, given = value] of BAD_WS) {
     t.is(httpServer.listenerCount('upgrade'), 0);
   });
 }
+
+test('each option has something that it cannot be', (t) => {
+  const outer = (rows) => new Set(rows.map(([name]) => name.split('.')[0]));
+  t.deepEqual([...outer(BAD_MQ)].sort(), optionNames('MqConf').sort());
+  t.deepEqual([...outer(BAD_WS)].sort(), optionNames('WsOptions').sort());
+});
+
+test('what belongs to at least once says so', (t) => {
+  for (const option of ['queueType', 'deadLetterExchange', 'queueExpires']) {
+    const [, , conf] = BAD_MQ.find(
+      ([name, what]) => name === option && what === 'at most once',
+    );
+    t.throws(() => new Client(conf), { message: /'at-least-once'/ });
+    t.notThrows(() => new Client({ ...LEAST, ...conf }));
+  }
+  // What it would be anyhow is no contradiction.
+  const usualOnes = { queueType: 'classic', deadLetterExchange: null };
+  t.notThrows(() => new Client({ ...usualOnes, queueExpires: 300_000 }));
+  const embeddedOne = { ...LEAST, url: 'memory:' };
+  t.notThrows(() => new Client({ ...embeddedOne, ...usualOnes }));
+  t.throws(() => new Client({ ...embeddedOne, deadLetterExchange: 'dead' }), {
+    message: /embedded/,
+  });
+});
 
 test('no settings at all', async (t) => {
   const wanted = { instanceOf: OptionError };

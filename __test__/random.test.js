@@ -8,6 +8,7 @@ const { inspect } = require('node:util');
 const test = require('ava');
 const { Client, OptionError, server } = require('..');
 const { embedded } = require('./support/brokers');
+const { optionNames } = require('./support/declarations');
 const { Dice } = require('./support/dice');
 const { RawPeer, upgradeRequest } = require('./support/raw');
 const { open, usual } = require('./support/world');
@@ -32,6 +33,7 @@ const VALUES = [
     { enabled: 1 },
     Object.create(null),
   ],
+  ...['at-least-once', 'quorum', 'wait', ['https://a.example'], { bytes: 1 }],
   ...[() => 'k', function* () {}, new Date(NaN), Buffer.alloc(3), /x/],
   ...[
     { header: '' },
@@ -48,25 +50,10 @@ const VALUES = [
   ...[{ toString: null }, { toJSON: () => 1n }, { toJSON: () => undefined }],
   ...[new Proxy({}, {}), new Map(), { on() {}, removeListener() {} }],
 ];
+/** All options, and names that are none. */
 const NAMES = {
-  mq: [
-    ...['url', 'host', 'port', 'hostPreference', 'login', 'password', 'vhost'],
-    ...['authMechanism', 'connectionTimeout', 'heartbeat', 'noDelay', 'ssl'],
-    ...['clientProperties', 'routingKeyInPayload', 'deliveryTagInPayload'],
-    ...['reconnect', 'reconnectBackoffStrategy', 'reconnectBackoffTime'],
-    ...['reconnectExponentialLimit', 'bufferSize', 'prefetch', 'unknown'],
-    ...['receiveExchange', 'statusQueue', 'messageQueue', '__proto__'],
-  ],
-  ws: [
-    ...['httpServer', 'keyFn', 'messageKeyFn', 'key', 'messageKey', 'path'],
-    ...['protocol', 'origin', 'maxReceivedFrameSize', 'maxReceivedMessageSize'],
-    ...['fragmentOutgoingMessages', 'fragmentationThreshold', 'keepalive'],
-    ...['keepaliveInterval', 'dropConnectionOnKeepaliveTimeout', 'threads'],
-    ...['keepaliveGracePeriod', 'useNativeKeepalive', 'assembleFragments'],
-    ...['autoAcceptConnections', 'ignoreXForwardedFor', 'parseCookies'],
-    ...['parseExtensions', 'disableNagleAlgorithm', 'closeTimeout', 'binary'],
-    ...['maxBackpressure', 'unknown', '__proto__'],
-  ],
+  mq: [...optionNames('MqConf'), 'unknown', '__proto__'],
+  ws: [...optionNames('WsOptions'), 'unknown', '__proto__'],
 };
 
 /** The warnings would be thousands. */

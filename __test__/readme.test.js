@@ -10,9 +10,13 @@ const path = require('node:path');
 const { pathToFileURL } = require('node:url');
 const test = require('ava');
 const { server } = require('..');
+// The code's own word on its defaults, which no caller can see.
+const { mqSettings } = require('../lib/mq-options');
+const { wsSettings } = require('../lib/ws-options');
 const { withRabbit } = require('./support/brokers');
 const { launchChromium } = require('./support/chromium');
 const { run } = require('./support/children');
+const { declaredOptions } = require('./support/declarations');
 const { Peer } = require('./support/peers');
 const { until } = require('./support/until');
 
@@ -97,24 +101,6 @@ test('the programs of the README are those of examples/', (t) => {
   for (const [name, text] of programs) t.is(text, read('examples', name), name);
 });
 
-/**
- * The options of an interface in index.d.ts, with the defaults that its
- * comments name.
- *
- * @param {string} name
- */
-function declaredOptions(name) {
-  const [, rest] = read('index.d.ts').split(`\nexport interface ${name} {\n`);
-  const [members] = rest.split('\n}\n');
-  const found = members.matchAll(
-    /^ {2}(?:\/\*\*([^]*?)\*\/\n {2})?(\w+)\??:/gm,
-  );
-  return Array.from(found, ([, comment = '', option]) => {
-    const text = comment.replace(/\s+\*?\s*/g, ' ');
-    return [option, /Default ('[^']*'|[\w{}]+(?:\.\d+)?)/.exec(text)?.[1]];
-  });
-}
-
 /** The rows of a table of options. @param {string} heading */
 function tableOf(heading) {
   const [, rest] = readme.split(`\n### ${heading}\n`);
@@ -123,6 +109,43 @@ function tableOf(heading) {
     .matchAll(/^\| `(\w+)` +\| +(?:`([^`]+)`|required)? +\|/gm);
   return new Map(Array.from(rows, ([, option, text]) => [option, text]));
 }
+
+/** The defaults of a table. @param {ReturnType<typeof tableOf>} table */
+function defaultsOf(table) {
+  const rows = [...table].filter(([, text]) => text);
+  const read = (text) => JSON.parse(text.replaceAll("'", '"'));
+  return Object.fromEntries(rows.map(([option, text]) => [option, read(text)]));
+}
+
+test('the defaults of the tables are those of the code', (t) => {
+  const httpServer = http.createServer();
+  const mq = mqSettings({});
+  const ws = wsSettings({ httpServer, keyFn() {}, messageKeyFn() {} });
+  const [{ host, port }] = mq.hosts;
+  const { product, version, platform, ...clientProperties } =
+    mq.clientProperties;
+  const settings = {
+    mqConf: { ...mq, host, port, clientProperties },
+    // No limit is null inside; these two have but one value.
+    wsConf: {
+      ...ws,
+      connectionRate: ws.connectionRate ?? 0,
+      assembleFragments: true,
+      autoAcceptConnections: false,
+    },
+  };
+  for (const [heading, values] of Object.entries(settings)) {
+    const table = tableOf(heading);
+    const wanted = defaultsOf(table);
+    for (const option of table.keys()) {
+      // What the table leaves empty has no default.
+      const value = values[option] ?? null;
+      t.deepEqual(value, wanted[option] ?? null, `${heading}.${option}`);
+    }
+  }
+  t.truthy(product && version && platform);
+  t.is(mq.tls, null);
+});
 
 test('the tables name every option, with its default', async (t) => {
   const values = {};
@@ -139,14 +162,7 @@ test('the tables name every option, with its default', async (t) => {
     for (const [option, text] of declared) {
       if (text) t.is(table.get(option), text, option);
     }
-    values[heading] = Object.fromEntries(
-      [...table]
-        .filter(([, text]) => text)
-        .map(([option, text]) => [
-          option,
-          JSON.parse(text.replaceAll("'", '"')),
-        ]),
-    );
+    values[heading] = defaultsOf(table);
   }
 
   const warnings = [];

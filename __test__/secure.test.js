@@ -5,11 +5,11 @@
 
 const { execFile } = require('node:child_process');
 const http = require('node:http');
+const net = require('node:net');
 const tls = require('node:tls');
 const test = require('ava');
 const { which } = require('../scripts/lib/project');
 const { embedded } = require('./support/brokers');
-const { run } = require('./support/children');
 const { OP, closing, frame } = require('./support/frames');
 const { Peer } = require('./support/peers');
 const { KEY, RawPeer } = require('./support/raw');
@@ -18,7 +18,6 @@ const { until } = require('./support/until');
 const { plainAndSecure } = require('./support/ways');
 const { listen, open } = require('./support/world');
 
-const MIB = 1024 * 1024;
 const { text, binary, more, close, ping } = OP;
 
 /**
@@ -73,49 +72,6 @@ plainAndSecure(test, 'each end has its code', async (t, way) => {
   t.is(world.gateway.size, 0);
 });
 
-for (const secure of [false, true]) {
-  const name = secure ? 'tls' : 'tcp';
-  const linux = process.platform === 'linux' ? test : test.skip;
-  linux(`${name}: a slow reader costs a bounded sum of memory`, async (t) => {
-    const script = run(t, 'processes/door.js', {
-      WS_CONF: JSON.stringify({ maxBackpressure: MIB, closeTimeout: 500 }),
-      SECURE: secure ? 'yes' : '',
-    });
-    const port = await script.tells('port');
-    const ask = () => {
-      const from = script.told.length;
-      script.child.send('stats');
-      return script.wait(() => script.told[from]);
-    };
-    const slow = await RawPeer.connect({ host: '127.0.0.1', port, secure });
-    t.teardown(() => slow.leave());
-    t.is((await slow.upgrade('/?key=slow')).status, 101);
-    slow.wire.pause();
-    slow.socket.pause();
-    const before = (await ask()).held.rss;
-    const url = `${secure ? 'wss' : 'ws'}://127.0.0.1:${port}/?key=fast`;
-    const options = { rejectUnauthorized: false, headers: { to: 'slow' } };
-    const fast = await new Peer(url, options).opened;
-    t.teardown(() => fast.terminate());
-    // 286 MiB in all. What is held of them is what JavaScript has not collected.
-    let most = 0;
-    for (let n = 1; n <= 5000; n += 1) {
-      fast.send('x'.repeat(60_000));
-      if (n % 100) continue;
-      const { stats, held } = await until(async () => {
-        const answer = await ask();
-        return answer.stats.received >= n && answer;
-      });
-      most = Math.max(most, held.rss - before);
-      t.true(stats.received >= n);
-    }
-    t.log(Math.round(most / MIB), 'MiB more');
-    t.true(most < 200 * MIB);
-    await until(async () => (await ask()).stats.connections === 1);
-    t.true((await ask()).stats.overflowed > 0);
-  });
-}
-
 test('SNI: the certificate is chosen by name', async (t) => {
   const names = ['a.example', 'b.example'];
   const contexts = new Map(
@@ -161,6 +117,36 @@ test('ALPN: http/1.1 is agreed on, and nothing else', async (t) => {
     (await world.told(3)).map(([, key]) => key),
     ['http/1.1', 'http/1.1', 'false'],
   );
+});
+
+test("who stalls in the TLS handshake is the https server's", async (t) => {
+  const httpServer = await listen(
+    t,
+    secureServer(undefined, { handshakeTimeout: 500 }),
+  );
+  const failures = [];
+  httpServer.on('tlsClientError', (error) => failures.push(error));
+  const world = await open(t, embedded, { ws: { httpServer } });
+  const { port } = httpServer.address();
+  const where = { host: '127.0.0.1', port };
+  // Says nothing; says that 512 bytes of a handshake come, and some of them.
+  const beginnings = [Buffer.alloc(0), Buffer.from('160301020001', 'hex')];
+  const stalled = beginnings.map((bytes) => {
+    const socket = net.connect(where);
+    socket.on('error', () => {});
+    socket.resume();
+    socket.write(bytes);
+    return new Promise((resolve) => socket.on('close', () => resolve()));
+  });
+  const raw = await RawPeer.connect({ ...where, secure: true });
+  t.teardown(() => raw.leave());
+  t.is((await raw.upgrade('/?key=a')).status, 101);
+  await Promise.all(stalled);
+  await until(() => failures.length === 2);
+  t.true(failures.every(({ code }) => code === 'ERR_TLS_HANDSHAKE_TIMEOUT'));
+  t.like(world.gateway.stats(), { accepted: 1, rejected: 0, handshakes: 0 });
+  raw.socket.write(frame(text, '"still here"'));
+  t.deepEqual(await world.heard(1), ['still here']);
 });
 
 test('client certificates name the connection', async (t) => {

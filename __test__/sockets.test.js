@@ -2,7 +2,7 @@
 
 // What wsConf says about sockets is set on them, as the kernel has it.
 
-const { execFile } = require('node:child_process');
+const { execFile, spawnSync } = require('node:child_process');
 const path = require('node:path');
 const test = require('ava');
 const { which } = require('../scripts/lib/project');
@@ -10,24 +10,40 @@ const { plainAndSecure } = require('./support/ways');
 
 const FILE = path.join(__dirname, 'fixtures', 'sockets', 'options.py');
 
+const python = process.platform === 'linux' && which('python3');
+
+/**
+ * Why the options cannot be had, or ''. At once, since only tests that are
+ * declared as skipped are counted so.
+ */
+function obstacle() {
+  if (!python) return 'this needs Linux and python3';
+  // No socket has these ports: what it says is whether it may look.
+  const args = [FILE, String(process.pid), '0', '0'];
+  const { stderr } = spawnSync(python, args, { timeout: 20_000 });
+  const text = String(stderr).trim();
+  return text === 'no such socket' ? '' : text || 'python3 does not answer';
+}
+
 /**
  * The options of our end of a client's socket.
  *
- * @returns {Promise<Record<string, any> | string>} or why they cannot be had
+ * @returns {Promise<Record<string, any>>}
  */
 function optionsOf(raw) {
-  const python = process.platform === 'linux' && which('python3');
-  if (!python) return Promise.resolve('this needs Linux and python3');
   const ports = [raw.socket.remotePort, raw.socket.localPort].map(String);
   return new Promise((resolve, reject) => {
     const args = [FILE, String(process.pid), ...ports];
     execFile(python, args, { timeout: 20_000 }, (error, stdout, stderr) => {
-      if (!error) resolve(JSON.parse(stdout));
-      else if (/not permitted|pidfd_open/.test(stderr)) resolve(stderr);
-      else reject(new Error(stderr || error.message));
+      if (error) reject(new Error(stderr || error.message));
+      else resolve(JSON.parse(stdout));
     });
   });
 }
+
+const why = obstacle();
+// Seldom the fault of what is tested, and never to pass in silence.
+if (why) console.warn(`options of sockets are not looked at: ${why}`);
 
 const CASES = [
   [{}, { noDelay: true, keepAlive: false }],
@@ -52,15 +68,10 @@ const CASES = [
 ];
 
 for (const [settings, wanted] of CASES) {
-  plainAndSecure(test, JSON.stringify(settings), async (t, way) => {
+  const looking = why ? test.skip : test;
+  plainAndSecure(looking, JSON.stringify(settings), async (t, way) => {
     await way.open(settings);
     const raw = await way.rawOpen('a');
-    const options = await optionsOf(raw);
-    if (typeof options === 'string') {
-      t.log(`skipped: ${options}`);
-      t.pass();
-    } else {
-      t.like(options, wanted);
-    }
+    t.like(await optionsOf(raw), wanted);
   });
 }

@@ -119,6 +119,7 @@ export const mqConfs: MqConf[] = [
     reconnectBackoffStrategy: 'exponential',
     reconnectBackoffTime: 1000,
     reconnectExponentialLimit: 120000,
+    reconnectJitter: 0.25,
     bufferSize: 16 * 1024 * 1024,
     prefetch: 256,
     receiveExchange: 'receiveExchange',
@@ -136,6 +137,32 @@ export const mqConfs: MqConf[] = [
   { authMechanism: 'plain' },
   // @ts-expect-error neither of the two
   { reconnectBackoffStrategy: 'random' },
+  // @ts-expect-error a part of the time, not text
+  { reconnectJitter: '25%' },
+];
+
+// what gets lost, and where it goes
+
+export const deliveries: MqConf[] = [
+  { delivery: 'at-most-once' },
+  { delivery: 'at-least-once' },
+  {
+    delivery: 'at-least-once',
+    queueType: 'quorum',
+    deadLetterExchange: 'dead',
+    queueExpires: 300000,
+  },
+  { delivery: 'at-least-once', queueType: 'classic', deadLetterExchange: null },
+  // @ts-expect-error neither of the two
+  { delivery: 'exactly-once' },
+  // @ts-expect-error it has a default, and null is none
+  { delivery: null },
+  // @ts-expect-error neither of the two
+  { delivery: 'at-least-once', queueType: 'stream' },
+  // @ts-expect-error the name alone
+  { delivery: 'at-least-once', deadLetterExchange: { name: 'dead' } },
+  // @ts-expect-error ms, not text
+  { delivery: 'at-least-once', queueExpires: '5m' },
 ];
 
 // wsConf
@@ -166,8 +193,21 @@ export const wsConfs: WsConf[] = [
     closeTimeout: 5000,
     binary: true,
     maxBackpressure: 1048576,
+    path: '/chat',
+    slowConsumer: 'wait',
+    threads: 2,
     messageRate: { messages: 50, bytes: 1e6, burst: 2, policy: 'close' },
   },
+  { ...wsConf, path: null, slowConsumer: 'drop' },
+  { ...wsConf, slowConsumer: 'close' },
+  // @ts-expect-error one path
+  { ...wsConf, path: ['/a', '/b'] },
+  // @ts-expect-error no pattern
+  { ...wsConf, path: /^.chat/ },
+  // @ts-expect-error none of the three
+  { ...wsConf, slowConsumer: 'kill' },
+  // @ts-expect-error a number of them
+  { ...wsConf, threads: 'all' },
   { ...wsConf, messageRate: null },
   { ...wsConf, messageRate: { messages: 0.5 } },
   // @ts-expect-error neither of the two
@@ -289,6 +329,26 @@ export function gateway(gateway: Gateway) {
   same<typeof gateway.size, number>();
   same<ReturnType<typeof gateway.close>, Yieldable<void>>();
   same<ReturnType<typeof gateway.stats>, GatewayStats>();
+  same<typeof gateway.draining, boolean>();
+  gateway.close({});
+  gateway.close({ drain: 10000 });
+  // @ts-expect-error ms, not text
+  gateway.close({ drain: '10s' });
+  // @ts-expect-error a gateway has no listeners to wait for
+  gateway.close({ timeout: 10000 });
+  // @ts-expect-error close() decides
+  gateway.draining = true;
+  gateway
+    .on('blocked', (reason) => same<typeof reason, string>())
+    .on('unblocked', () => {})
+    .on('error', (error) => same<typeof error, Error>())
+    .on('close', () => {});
+  // @ts-expect-error unblocked has no reason
+  gateway.on('unblocked', (reason: string) => reason);
+  // @ts-expect-error the client's event
+  gateway.on('listenerError', () => {});
+  // @ts-expect-error the client's event
+  gateway.on('undeliverable', () => {});
   gateway
     .on('reconnecting', ({ attempt, delay, error }) => {
       same<typeof attempt, number>();
@@ -375,6 +435,11 @@ export async function client() {
       same<typeof headers, Headers>();
       same<typeof info, MessageInfo>();
       same<typeof info.raw, Buffer>();
+      same<typeof info.messageId, string | undefined>();
+      same<typeof info.redelivered, boolean>();
+      same<typeof info.routingKey, string>();
+      same<typeof info.exchange, string>();
+      same<typeof info.contentType, string>();
       return message.anything;
     })
     .on('status', (status, headers, info) => {
@@ -388,7 +453,36 @@ export async function client() {
     .on('drain', () => {})
     .on('reconnecting', ({ attempt }) => attempt.toFixed())
     .on('ready', () => {})
-    .prependListener('error', (error) => error.message);
+    .prependListener('error', (error) => error.message)
+    .on('blocked', (reason) => same<typeof reason, string>())
+    .on('unblocked', () => {})
+    .on('undeliverable', (message, headers, error) => {
+      same<typeof message, unknown>();
+      same<typeof headers, Headers | undefined>();
+      same<typeof error, unknown>();
+    })
+    .on('listenerError', (error, message, headers, info) => {
+      same<typeof error, unknown>();
+      same<typeof headers, Headers>();
+      same<typeof info, MessageInfo>();
+      return message.anything;
+    })
+    .on('close', () => {});
+  // Whoever returns a promise is waited for.
+  client.on('message', async (message) => message.anything);
+  // @ts-expect-error close has no arguments
+  client.on('close', (code: number) => code);
+  // @ts-expect-error anything can be thrown
+  client.on('listenerError', (error: Error) => error.message);
+  // @ts-expect-error blocked tells a reason, not an error
+  client.on('blocked', (error: Error) => error.message);
+  // @ts-expect-error not every message has an id
+  client.on('message', (message, headers, { messageId }) => messageId.length);
+  client.close({ timeout: 10000 });
+  // @ts-expect-error ms, not text
+  client.close({ timeout: '10s' });
+  // @ts-expect-error a client has no browsers
+  client.close({ drain: 10000 });
   // @ts-expect-error misspelled
   client.on('mesage', () => {});
   // @ts-expect-error the second argument holds headers

@@ -139,6 +139,89 @@ for (const [what, fail] of Object.entries(WAYS)) {
   });
 }
 
+/** Warnings of that code while the test runs. */
+function warnings(t, code) {
+  const seen = [];
+  const listener = (warning) => warning.code === code && seen.push(warning);
+  process.on('warning', listener);
+  t.teardown(() => process.off('warning', listener));
+  return seen;
+}
+
+for (const [what, fail] of Object.entries(WAYS)) {
+  test(`a listener that ${what}: the event and no warning`, async (t) => {
+    const warned = warnings(t, 'MESSAGE_ENGIN_LISTENER_ERROR');
+    const mqConf = conf();
+    const { client, given, refused } = await employ(t, mqConf, (message) => {
+      if (message.bad) return fail();
+    });
+    const told = [];
+    client.on('listenerError', (...args) => told.push(args));
+    const { browser } = await visitor(t, mqConf);
+    browser.sendJson({ bad: 1 });
+    browser.sendJson({ good: 1 });
+    // The first time, and when it came again.
+    await until(() => told.length >= 2 && refused.length === 1);
+    for (const [error, message, headers] of told) {
+      t.is(error.message, 'cannot');
+      t.deepEqual(message, { bad: 1 });
+      t.is(headers.to, 'k');
+    }
+    const infos = told.map(([, , , info]) => info);
+    t.deepEqual(
+      infos.map(({ redelivered }) => redelivered),
+      [false, true],
+    );
+    t.is(infos[0].messageId, infos[1].messageId);
+    t.is(infos[0].routingKey, mqConf.receiveQueue);
+    t.is(infos[0].raw.toString(), '{"bad":1}');
+    browser.sendJson('last');
+    await until(() => given.at(-1).message === 'last');
+    t.is(told.length, 2);
+    t.deepEqual(warned, []);
+  });
+
+  test(`a listener that ${what}: one warning where nobody listens`, async (t) => {
+    const warned = warnings(t, 'MESSAGE_ENGIN_LISTENER_ERROR');
+    const mqConf = conf();
+    const { given, refused } = await employ(t, mqConf, (message) => {
+      if (message.bad) return fail();
+    });
+    const { browser } = await visitor(t, mqConf);
+    for (const bad of [1, 2, 3]) browser.sendJson({ bad });
+    await until(() => refused.length === 3 && warned.length > 0);
+    browser.sendJson('last');
+    await until(() => given.at(-1).message === 'last');
+    t.is(warned.length, 1);
+    t.is(warned[0].name, 'MessageEnginWarning');
+    t.regex(warned[0].message, /cannot/);
+    t.regex(warned[0].message, /listenerError/);
+  });
+}
+
+test('a listener of statuses that fails gets the status again', async (t) => {
+  const mqConf = conf();
+  const { client } = await employ(t, mqConf, () => {});
+  const told = [];
+  const statuses = [];
+  client.on('listenerError', (...args) => told.push(args));
+  client.on('status', ({ status, key }, headers, { redelivered }) => {
+    statuses.push([status, key, redelivered]);
+    if (!redelivered) WAYS.throws();
+  });
+  const { browser } = await visitor(t, mqConf);
+  await until(() => statuses.length === 2);
+  t.deepEqual(statuses, [
+    [1, 'k', false],
+    [1, 'k', true],
+  ]);
+  t.is(told.length, 1);
+  t.deepEqual(told[0][1], { status: 1, key: 'k' });
+  t.is(told[0][3].routingKey, mqConf.statusQueue);
+  await browser.close(1000);
+  await until(() => statuses.length === 4);
+});
+
 test('a listener that is not done has its messages again after a reset', async (t) => {
   const { hostname: host, port } = new URL(rabbit().url);
   const road = await openRoad(t, Number(port));

@@ -64,7 +64,7 @@ fn check_tracked(delivery: &Delivery, headers: &Headers) {
     let number = headers.0.len() as u64 * 0x1_0000_0001;
     for again in [false, true] {
         let id = MessageId { number, again };
-        let properties = Properties::tracked(delivery.content_type(), headers);
+        let properties = Properties::tracked_if(true, delivery.content_type(), headers);
         let mut written = vec![0, 0];
         properties.write(&mut written, prefix, id);
         assert!(Properties::of_message(&written[2..]).encoded() == properties.encoded());

@@ -49,7 +49,9 @@ function outcome(result, { passed, failed }) {
 
 /** The Rust core, without the Node-API surface. @type {Suite} */
 async function cargo(env) {
-  const result = await run('cargo', ['test', '--no-default-features'], {
+  // What the fuzz targets look at is there for their seeds.
+  const features = ['--no-default-features', '--features', 'fuzzing'];
+  const result = await run('cargo', ['test', ...features], {
     prefix: '  cargo | ',
     env,
   });

@@ -155,7 +155,8 @@ class Ledger {
   }
 
   /**
-   * Nothing is lost, and nothing out of order.
+   * Nothing is lost, nothing is out of order, and what comes again comes to
+   * workers alone, with a mark.
    *
    * @param {import('ava').ExecutionContext} t
    * @param {{ since?: number, until?: number, overtaken?: boolean }} [span] else
@@ -175,6 +176,8 @@ class Ledger {
       t.is(way.renamed, 0, `${way.name}, ids that changed: ${way.notes}`);
       t.is(way.borrowed, 0, `${way.name}, ids used twice: ${way.notes}`);
     }
+    t.is(this.up.unmarked, 0, `${this.up.name}, again without a mark`);
+    t.is(this.down.doubled, 0, `${this.down.name}, again`);
   }
 }
 
