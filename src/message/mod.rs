@@ -116,12 +116,15 @@ impl Outgoing {
     }
 }
 
+/// Bytes that a message takes in a queue beside its own, measured.
+const SLOT: usize = 192;
+
 impl Weight for Outgoing {
     fn weight(&self) -> usize {
-        // What a queue slot takes counts for the many small ones. The messages of a connection share its properties, which
-        // its statuses stand for here; those of a worker may have properties of their own each.
+        // The messages of a connection share its properties, which its statuses stand for here; those of a worker may have
+        // properties of their own each.
         let own = if self.route == Route::Receive { 0 } else { self.properties.encoded().len() };
-        self.body.len() + own + 64
+        self.body.len() + own + SLOT
     }
 }
 
