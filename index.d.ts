@@ -617,7 +617,10 @@ export interface WsOptions {
   parseExtensions?: boolean;
   /** TCP_NODELAY on WebSockets. Default true. */
   disableNagleAlgorithm?: boolean;
-  /** Wait for the answer to a close frame, in ms. Default 5000. */
+  /**
+   * How long a close waits for what still has to go out, for the answer to its
+   * frame, and for the end of the connection, in ms. Default 5000.
+   */
   closeTimeout?: number;
 
   /**

@@ -28,6 +28,9 @@ use crate::peer::{Ended, Frame, GOING_AWAY, Handle, Peer, REPLACED, RESTARTING, 
 const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\
     X-WebSocket-Reject-Reason: no room while the broker is away\r\nRetry-After: 5\r\n\r\n";
 
+/// How long what waits for the broker may take at the end.
+const PUBLISH_PATIENCE: Duration = Duration::from_secs(5);
+
 #[derive(Clone)]
 pub struct Gateway {
     shared: Arc<Shared>,
@@ -181,7 +184,7 @@ impl Gateway {
         let mut running = shared.running.subscribe();
         // A browser has closeTimeout for what waits, for its answer, and for its FIN; nobody can hold this up for longer.
         let _ = timeout(patience * 3 + Duration::from_secs(1), running.wait_for(|count| *count == 0)).await;
-        shared.line.close(patience.max(Duration::from_secs(1))).await;
+        shared.line.close(PUBLISH_PATIENCE).await;
         shared.let_go();
     }
 
