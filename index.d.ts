@@ -560,7 +560,8 @@ export interface WsOptions {
 
   /**
    * Only upgrades of this path (without query) are taken, and at once; others
-   * are left to other listeners. Default null: all that no one else takes.
+   * are left to other listeners, and those that nobody takes within
+   * `handshakeTimeout` get 404. Default null: all that no one else takes.
    */
   path?: string | null;
 

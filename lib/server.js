@@ -5,12 +5,12 @@ const { EventEmitter } = require('node:events');
 const co = require('co');
 const { Admission } = require('./admission');
 const { arrivalOf } = require('./arrival');
-const { unlessClaimed } = require('./claims');
 const { Deliveries } = require('./crossing');
+const { enter } = require('./entrance');
 const { startGateway, useThreads } = require('./native');
 const { fromNative, textOf } = require('./errors');
 const { output, takeOver } = require('./handover');
-const { isWebSocket, refusalOf } = require('./handshake');
+const { refusalOf } = require('./handshake');
 const { requestKey } = require('./keys');
 const { emitLineEvent, safeEmit } = require('./line-events');
 const { mqSettings } = require('./mq-options');
@@ -28,7 +28,6 @@ const { yieldable } = require('./yieldable');
  * @typedef {import('..').Gateway} PublicGateway
  */
 
-const NOT_HERE = { status: 404, reason: 'Nothing listens at this path.' };
 const CLOSING = {
   status: 503,
   reason: 'Server is shutting down',
@@ -174,33 +173,15 @@ class Gateway extends EventEmitter {
    */
   _open(native) {
     this.#native = native;
-    for (const server of this.#settings.httpServers) {
-      /** @type {(httpRequest: IncomingMessage, socket: any, head: Buffer) => void} */
-      const listener = (httpRequest, socket, head) => {
-        this.#onUpgrade(server, httpRequest, socket, head);
-      };
-      // First, so as to see the socket before other listeners touch it.
-      server.prependListener('upgrade', listener);
-      this.#leave.push(() => server.removeListener('upgrade', listener));
-    }
-  }
-
-  /**
-   * @param {import('node:http').Server} server
-   * @param {IncomingMessage} httpRequest
-   * @param {Socket} socket
-   * @param {Buffer} head
-   */
-  #onUpgrade(server, httpRequest, socket, head) {
-    const { path } = this.#settings;
-    const alone = (server.listenerCount?.('upgrade') ?? 1) < 2;
-    if (path !== null && path !== pathOf(httpRequest)) {
-      if (alone) this.#upgrade(httpRequest, socket, head, NOT_HERE);
-    } else if (alone || path !== null) {
-      this.#upgrade(httpRequest, socket, head);
-    } else if (isWebSocket(httpRequest)) {
-      unlessClaimed(socket, () => this.#upgrade(httpRequest, socket, head));
-    }
+    const { httpServers, path, handshakeTimeout } = this.#settings;
+    /** @type {import('./entrance').Taker} */
+    const taker = {
+      path,
+      patience: handshakeTimeout,
+      isClosing: () => this.#draining,
+      take: (...upgrade) => this.#upgrade(...upgrade),
+    };
+    this.#leave = httpServers.map((server) => enter(server, taker));
   }
 
   /**
@@ -400,11 +381,6 @@ function rejectionOf(error) {
   } catch {
     return { status: 404 };
   }
-}
-
-/** @param {IncomingMessage} httpRequest */
-function pathOf({ url = '' }) {
-  return url.split('?', 1)[0];
 }
 
 /**
