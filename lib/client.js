@@ -154,7 +154,8 @@ class Client extends EventEmitter {
         done(/** @type {Error} */ (error));
         return;
       }
-      if (sending.dropped) done(noRoomError());
+      if (sending.failure) done(sending.failure);
+      else if (sending.dropped) done(noRoomError());
       else if (room) done(null, true);
       else this.#held.push(() => done(null, true));
     };

@@ -21,6 +21,7 @@ const BURST_BYTES = 256 * 1024;
  * @property {unknown} message what the caller gave
  * @property {any} given the headers that the caller gave
  * @property {boolean} [dropped] not taken: no room
+ * @property {Error} [failure] not taken: it cannot be carried
  */
 
 /**
@@ -81,7 +82,24 @@ class Outgoing {
     if (sendings.length === 0) return;
     this.#waiting = [];
     this.#bytes = 0;
-    const answer = this.#hand(sendings);
+    this.#hand(sendings);
+  }
+
+  /** @param {Sending[]} sendings */
+  #hand(sendings) {
+    let answer;
+    try {
+      answer = this.#native.send(
+        sendings.map(({ body }) => body),
+        sendings.map(({ headers }) => headers),
+      );
+    } catch (error) {
+      // None was taken, and the others must not be lost with the one that
+      // cannot be carried.
+      if (sendings.length > 1) for (const each of sendings) this.#hand([each]);
+      else this.#fail(sendings[0], fromNative(error));
+      return;
+    }
     this.#level = answer;
     if (answer >= 0) return;
     this.#full = true;
@@ -92,19 +110,12 @@ class Outgoing {
   }
 
   /**
-   * @param {Sending[]} sendings
-   * @returns {number} what the native side answers; -1 when it took nothing
+   * @param {Sending} sending
+   * @param {any} error
    */
-  #hand(sendings) {
-    try {
-      return this.#native.send(
-        sendings.map(({ body }) => body),
-        sendings.map(({ headers }) => headers),
-      );
-    } catch (error) {
-      process.emitWarning(fromNative(error));
-      return -1;
-    }
+  #fail(sending, error) {
+    sending.failure = error;
+    this.#onDropped(sending);
   }
 
   /** Nothing is taken any more: the broker is gone for good. */
