@@ -1,6 +1,6 @@
 'use strict';
 
-const { fromNative } = require('./errors');
+const { fromNative, warnOf } = require('./errors');
 
 /** @typedef {import('../binding').NativeClient} NativeClient */
 
@@ -114,6 +114,7 @@ class Outgoing {
    * @param {any} error
    */
   #fail(sending, error) {
+    warnOf(error);
     sending.failure = error;
     this.#onDropped(sending);
   }
