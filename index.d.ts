@@ -66,7 +66,10 @@ export interface GatewayEvents {
   unblocked: [];
   /** `messageKeyFn` threw for this message, which reached nobody here. */
   messageKeyError: [error: unknown, message: any, headers: Headers];
-  /** `keyFn` or `origins` threw for this request, which was refused. */
+  /**
+   * `keyFn` or `origins` threw for this request, or `keyFn` left a key or headers
+   * that cannot be used; it was refused.
+   */
   keyError: [error: unknown, request: Request];
   /** `close()` is done. */
   close: [];
@@ -506,8 +509,9 @@ export interface WsOptions {
 
   /**
    * Names the connection that a request asks for: a plain, async or generator
-   * function (run by co). A falsy key answers 404; a thrown error answers its
-   * `status`, or else 404, with its `reason`. Either this or `key` is
+   * function (run by co). A falsy key answers 404, and so does an object, which
+   * is told by 'keyError'; a thrown error answers its `status`, or else 404,
+   * with its `reason`. Either this or `key` is
    * required.
    */
   keyFn?: KeyFn;

@@ -133,4 +133,33 @@ function partOf(part, request) {
   return request.cookies.find(({ name }) => name === part.cookie)?.value;
 }
 
-module.exports = { messageKeyParts, requestKey, requestKeyParts };
+/**
+ * The keys that messageKeyFn returned, as the native side has them: a key is
+ * used as a property name, so 5 and '5' are one key; a key that is falsy can
+ * belong to nobody, since keyFn refuses it.
+ *
+ * @param {unknown} key
+ * @returns {string | string[] | null}
+ */
+function keysOf(key) {
+  if (!Array.isArray(key)) return isKey(key) ? String(key) : null;
+  // One connection gets a message once, however often it is named.
+  return [...new Set(key.filter(isKey).map(String))];
+}
+
+/**
+ * An object without a text of its own names nobody.
+ *
+ * @param {unknown} key
+ */
+function isKey(key) {
+  return key && String(key) !== '[object Object]';
+}
+
+module.exports = {
+  isKey,
+  keysOf,
+  messageKeyParts,
+  requestKey,
+  requestKeyParts,
+};
