@@ -121,7 +121,8 @@ function reserved(socket, native) {
  * @returns {Carrier}
  */
 function bridged(socket, head) {
-  socket.setTimeout(0);
+  // A stream that the http server was given need not have it.
+  socket.setTimeout?.(0);
   return {
     isGone: () => socket.destroyed || socket.readableEnded,
     reject(response) {
