@@ -7,6 +7,7 @@ const co = require('co');
 const test = require('ava');
 const { Client, MessageEnginError } = require('..');
 const { forEachBroker } = require('./support/brokers');
+const { run } = require('./support/children');
 const { until } = require('./support/until');
 const { open } = require('./support/world');
 
@@ -128,7 +129,7 @@ forEachBroker(
     });
     const pad = 'x'.repeat(900);
     for (const n of range(2000)) client.send({ n, pad }, { to: 'a' });
-    t.true(refused.length > 0);
+    await until(() => refused.length > 0);
     await new Promise((resolve) => client.once('drain', resolve));
     client.send({ n: 'last' }, { to: 'a' });
     await until(() => peer.messages.at(-1)?.includes('last'));
@@ -197,6 +198,65 @@ forEachBroker(
       t.is(status === 'fulfilled', arrived.has(n), `message ${n}: ${status}`);
     }
     t.false(warned.includes('MaxListenersExceededWarning'));
+  },
+);
+
+forEachBroker(
+  test,
+  'a callback of $send that throws leaves the others and drain alone',
+  async (t, broker) => {
+    const mqConf = { ...broker.settings(), bufferSize: 3000 };
+    const MQ_CONF = JSON.stringify(mqConf);
+    const held = run(t, 'processes/held.js', { MQ_CONF });
+    t.deepEqual(await held.tells('told'), ['one', 'two', 'three', 'drain']);
+    t.deepEqual(await held.tells('uncaught'), ['one', 'three']);
+  },
+);
+
+forEachBroker(
+  test,
+  'a listener that sends again what was not taken gets it across',
+  async (t, broker) => {
+    const world = await open(t, broker, { mq: { bufferSize: 2000 } });
+    const peer = await world.connect('a');
+    const { client } = world;
+    let again = 0;
+    client.on('undeliverable', (message, headers) => {
+      again += 1;
+      client.send(message, headers);
+    });
+    const pad = 'x'.repeat(900);
+    for (const n of range(200)) client.send({ n, pad }, { to: 'a' });
+    const received = await peer.received(200);
+    t.true(again > 0);
+    t.deepEqual(
+      received.map((text) => JSON.parse(text).n).sort((a, b) => a - b),
+      range(200),
+    );
+  },
+);
+
+forEachBroker(
+  test,
+  'a Buffer may be written to again once it is sent',
+  async (t, broker) => {
+    const world = await open(t, broker);
+    const peer = await world.connect('a');
+    for (const size of [1, 100, 10_000, 300_000]) {
+      const buffer = Buffer.alloc(size);
+      const views = [buffer, new Uint8Array(buffer.buffer, 0, size)];
+      for (const [index, view] of views.entries()) {
+        for (const n of range(5)) {
+          view.fill(index * 10 + n);
+          world.client.send(view, { to: 'a' });
+        }
+      }
+      const received = await peer.received(10);
+      t.deepEqual(
+        received.splice(0).map((bytes) => [...new Set(bytes)]),
+        [0, 1, 2, 3, 4, 10, 11, 12, 13, 14].map((n) => [n]),
+      );
+    }
   },
 );
 

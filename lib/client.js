@@ -5,7 +5,7 @@ const { EventEmitter } = require('node:events');
 const { Deliveries } = require('./crossing');
 const { startClient } = require('./native');
 const { MessageEnginError, fromNative, textOf } = require('./errors');
-const { emitLineEvent, safeEmit } = require('./line-events');
+const { emitLineEvent, safeEmit, safely } = require('./line-events');
 const { Listening } = require('./listening');
 const { encodeHeaders, encodeMessage } = require('./message');
 const { mqSettings } = require('./mq-options');
@@ -17,6 +17,7 @@ const { yieldable } = require('./yieldable');
  * @typedef {import('../binding').NativeClient} NativeClient
  * @typedef {import('..').Client} PublicClient
  * @typedef {import('..').MqConf} MqConf
+ * @typedef {(error: Error | null, flushed?: boolean) => void} Done
  */
 
 /** How long close() tries to publish what waits, in ms. */
@@ -56,8 +57,10 @@ class Client extends EventEmitter {
   #deliveries = new Deliveries({ returning: true });
   /** @type {Promise<void> | undefined} */
   #replayed;
-  /** Thunks of $send that wait for room. @type {(() => void)[]} */
+  /** Callbacks of $send that wait for room. @type {Done[]} */
   #held = [];
+  /** Why nothing is taken where nothing is taken. */
+  #refusal = noRoomError;
   /** Listeners have a batch in hand. */
   #delivering = false;
   /** With at-least-once. @type {InstanceType<typeof Listening> | null} */
@@ -90,7 +93,12 @@ class Client extends EventEmitter {
         randomBytes(12).toString('hex'),
         (...batch) => this.#deliver(...batch),
         (name, details) => {
-          if (name === 'failed') this.#outgoing?.ended();
+          if (name === 'failed') {
+            this.#outgoing?.ended();
+            this.#refusal = goneError;
+            this.#release(goneError);
+          }
+          if (name === 'blocked') this.#outgoing?.blocked();
           if (name === 'drain') this.#outgoing?.drained();
           else emitLineEvent(this, name, details);
         },
@@ -107,10 +115,12 @@ class Client extends EventEmitter {
         this.#counters.undeliverable += 1;
         this.#counters.sent -= 1;
         this.#counters.sentBytes -= Buffer.byteLength(body);
-        safeEmit(this, 'undeliverable', message, given);
+        // A listener may send it again, and must neither be called within its
+        // own call nor keep the broker's answers out.
+        setImmediate(() => safeEmit(this, 'undeliverable', message, given));
       },
       () => {
-        for (const go of this.#held.splice(0)) go();
+        this.#release();
         safeEmit(this, 'drain');
       },
     );
@@ -139,26 +149,34 @@ class Client extends EventEmitter {
    * @param {Record<string, unknown>} [headers]
    */
   $send(message, headers) {
-    return (
-      /** @type {(error: Error | null, flushed?: boolean) => void} */ done,
-    ) => {
+    return (/** @type {Done} */ done) => {
       let sending;
       let room;
       try {
         const { outgoing } = this.#open();
         sending = this.#sending(message, headers);
-        room = outgoing.push(sending);
         // Whether there was room for it must be known before it is said.
-        outgoing.flush();
+        room = outgoing.push(sending, { atOnce: true });
       } catch (error) {
         done(/** @type {Error} */ (error));
         return;
       }
       if (sending.failure) done(sending.failure);
-      else if (sending.dropped) done(noRoomError());
+      else if (sending.dropped) done(this.#refusal());
       else if (room) done(null, true);
-      else this.#held.push(() => done(null, true));
+      else this.#held.push(done);
     };
+  }
+
+  /**
+   * Lets those go who wait for room.
+   *
+   * @param {() => Error} [refusal] why in vain
+   */
+  #release(refusal) {
+    for (const done of this.#held.splice(0)) {
+      safely(() => (refusal ? done(refusal()) : done(null, true)));
+    }
   }
 
   /**
@@ -321,6 +339,13 @@ function noRoomError() {
   return new MessageEnginError(
     'ERR_BUFFER_FULL',
     'the message was not taken: twice mqConf.bufferSize waits for the broker',
+  );
+}
+
+function goneError() {
+  return new MessageEnginError(
+    'ERR_CONNECTION_LOST',
+    'the message was not sent: the broker connection is lost for good',
   );
 }
 

@@ -37,8 +37,13 @@ function emitLineEvent(emitter, name, json) {
  * @param {...unknown} values
  */
 function safeEmit(emitter, name, ...values) {
+  safely(() => emitter.emit(name, ...values));
+}
+
+/** @param {() => unknown} call of somebody else's function */
+function safely(call) {
   try {
-    emitter.emit(name, ...values);
+    call();
   } catch (error) {
     process.nextTick(() => {
       throw error;
@@ -46,4 +51,4 @@ function safeEmit(emitter, name, ...values) {
   }
 }
 
-module.exports = { emitLineEvent, safeEmit };
+module.exports = { emitLineEvent, safeEmit, safely };

@@ -35,8 +35,11 @@ function decodeText(text, contentType) {
  * @throws {TypeError} with code ERR_INVALID_ARG_VALUE for what JSON cannot say
  */
 function encodeMessage(message) {
-  if (Buffer.isBuffer(message)) return message;
-  if (isUint8Array(message)) return Buffer.from(message);
+  if (isUint8Array(message)) {
+    return Buffer.isBuffer(message)
+      ? message
+      : Buffer.from(message.buffer, message.byteOffset, message.byteLength);
+  }
   let json;
   try {
     // A lone surrogate has no form in UTF-8, so no frame could carry it.
