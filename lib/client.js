@@ -270,8 +270,10 @@ class Client extends EventEmitter {
       exchange: delivery.exchange,
       redelivered: delivery.redelivered,
       contentType: delivery.contentType,
-      messageId: delivery.messageId,
-      // Made when somebody looks.
+      // These are made when somebody looks.
+      get messageId() {
+        return delivery.messageId;
+      },
       get raw() {
         return delivery.raw;
       },
