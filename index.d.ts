@@ -483,7 +483,7 @@ export interface SslOptions {
    * itself will do. Default: whom Node.js trusts, NODE_EXTRA_CA_CERTS included.
    */
   ca?: string | Uint8Array | readonly (string | Uint8Array)[];
-  caFile?: string;
+  caFile?: string | readonly string[];
   /** Key and certificate as PKCS #12, in place of `key` and `cert`. */
   pfx?: Uint8Array;
   pfxFile?: string;

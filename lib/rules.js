@@ -81,12 +81,25 @@ const name = (fallback, maxBytes = MAX_NAME) => ({
 /** @type {(type: string, fits: (value: any) => boolean) => Rule} */
 const required = (expected, fits) => ({ expected, fits, required: true });
 
+/** @type {(value: any) => boolean} */
+const isFileName = (value) => isText(value) && !value.includes('\0');
+
 /** @type {Rule} */
 const fileName = {
   expected: 'the name of a file',
-  fits: (value) => isText(value) && !value.includes('\0'),
+  fits: isFileName,
   // A secret that was meant for the field without 'File'.
   secret: true,
+};
+
+/** @type {Rule} */
+const fileNames = {
+  ...fileName,
+  expected: 'the name of a file, or a non-empty array of them',
+  fits: (value) =>
+    Array.isArray(value)
+      ? value.length > 0 && value.every(isFileName)
+      : isFileName(value),
 };
 
 /** @type {(expected: string, fits: (value: any) => boolean) => Rule} */
@@ -182,6 +195,7 @@ module.exports = {
   check,
   defaultsOf,
   fileName,
+  fileNames,
   integer,
   milliseconds,
   name,
