@@ -1,6 +1,7 @@
 'use strict';
 
 const { isText } = require('./checks');
+const { parseCookies } = require('./cookies');
 
 /**
  * Parts of a declared key; those of messages as the native side reads them.
@@ -130,7 +131,9 @@ function partOf(part, request) {
       : undefined;
   }
   if ('query' in part) return request.resourceURL.query[part.query];
-  return request.cookies.find(({ name }) => name === part.cookie)?.value;
+  // Whatever wsConf.parseCookies says: that is about what keyFn gets.
+  const cookies = parseCookies(request.httpRequest.headers.cookie);
+  return cookies.find(({ name }) => name === part.cookie)?.value;
 }
 
 /**
