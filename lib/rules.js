@@ -51,6 +51,17 @@ const integer = (fallback, min, max, unit) => ({
   fits: (value) => isIntegerWithin(value, min, max),
 });
 
+/** @type {(fallback: number) => Rule} */
+const limit = (fallback) => {
+  const { expected, fits } = integer(fallback, 1, MAX_BYTES, 'bytes');
+  return {
+    fallback,
+    expected: `${expected} or Infinity`,
+    fits: (value) => value === Infinity || fits(value),
+    to: (value) => Math.min(value, MAX_BYTES),
+  };
+};
+
 /** @type {(unit: string) => Rule} */
 const positive = (unit) => ({
   expected: `a finite number above 0 (${unit})`,
@@ -197,6 +208,7 @@ module.exports = {
   fileName,
   fileNames,
   integer,
+  limit,
   milliseconds,
   name,
   oneOf,
