@@ -145,10 +145,15 @@ export class Client extends TypedEmitter<ClientEvents> {
    *   takes nothing ('blocked'): hold on until 'drain'.
    * @throws {MessageEnginError} before `init()` and after `close()`; never for
    *   a lost connection.
+   * @throws {TypeError} for a message or headers that cannot be carried.
    */
   send(message: unknown, headers?: Headers): boolean;
 
-  /** `send` as a thunk, for `yield client.$send(message)` under co. */
+  /**
+   * `send` as a thunk, for `yield client.$send(message)` under co. It waits for
+   * 'drain' where `send` returns false; what `send` would not take is an error
+   * ('ERR_BUFFER_FULL').
+   */
   $send(message: unknown, headers?: Headers): Thunk<boolean>;
 
   /**
@@ -159,7 +164,12 @@ export class Client extends TypedEmitter<ClientEvents> {
    */
   close(options?: { timeout?: number }): Yieldable<void>;
 
-  /** Counters since `init()`, and what is held at this moment. */
+  /**
+   * Counters since `init()`, and what is held at this moment; after `close()`
+   * too.
+   *
+   * @throws {MessageEnginError} before `init()`.
+   */
   stats(): ClientStats;
 }
 
@@ -211,7 +221,7 @@ export interface ClientEvents {
 }
 
 export interface ClientStats {
-  /** Messages and statuses that came from gateways. */
+  /** Messages that came from browsers. */
   received: number;
   /** Bytes in them. */
   receivedBytes: number;
@@ -576,12 +586,13 @@ export interface WsOptions {
 
   /**
    * In bytes; a larger frame closes the connection with 1009. Browsers may put
-   * a message of up to 131000 bytes into one frame. Default 65536 (64 KiB).
+   * a message of up to 131000 bytes into one frame. Infinity for no limit.
+   * Default 65536 (64 KiB).
    */
   maxReceivedFrameSize?: number;
   /**
-   * In bytes; a larger message closes the connection with 1009. Default
-   * 1048576 (1 MiB).
+   * In bytes; a larger message closes the connection with 1009. Infinity for
+   * no limit. Default 1048576 (1 MiB).
    */
   maxReceivedMessageSize?: number;
   /**
@@ -590,7 +601,7 @@ export interface WsOptions {
    * true.
    */
   fragmentOutgoingMessages?: boolean;
-  /** In bytes. Default 16384 (16 KiB). */
+  /** In bytes; Infinity for no fragments. Default 16384 (16 KiB). */
   fragmentationThreshold?: number;
 
   /** Ping connections that are silent. Default true. */
@@ -765,7 +776,10 @@ export interface Request {
   cookies: Cookie[];
   /** The Sec-WebSocket-Key header. */
   key: string;
-  /** For information: it is closed by the time that keyFn has it. */
+  /**
+   * For information, such as the addresses and ports of its ends: it is closed
+   * by the time that keyFn has it.
+   */
   socket: Socket;
 
   /**

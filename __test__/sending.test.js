@@ -6,7 +6,7 @@
 const co = require('co');
 const test = require('ava');
 const { Client, MessageEnginError } = require('..');
-const { forEachBroker } = require('./support/brokers');
+const { embedded, forEachBroker } = require('./support/brokers');
 const { run } = require('./support/children');
 const { until } = require('./support/until');
 const { open } = require('./support/world');
@@ -38,6 +38,42 @@ forEachBroker(test, 'send before init and after close', async (t, broker) => {
     late,
   );
   t.is(client.close(), client.close());
+});
+
+forEachBroker(
+  test,
+  'what was counted is there after close',
+  async (t, broker) => {
+    const world = await open(t, broker);
+    const peer = await world.connect('a');
+    peer.send('1');
+    await world.heard(1);
+    world.client.send('and back', { to: 'a' });
+    await world.client.close();
+    t.deepEqual(world.client.stats(), {
+      received: 1,
+      receivedBytes: 1,
+      sent: 1,
+      sentBytes: 10,
+      published: 1,
+      buffered: 0,
+      undeliverable: 0,
+      reconnects: 0,
+    });
+  },
+);
+
+test('an init that fails at once can be tried again', async (t) => {
+  // Deeper than the core reads.
+  let nested = {};
+  for (let level = 0; level < 200; level += 1) nested = { nested };
+  const mqConf = { ...embedded.settings(), clientProperties: { nested } };
+  const client = new Client(mqConf);
+  const first = client.init();
+  await t.throwsAsync(first);
+  const second = client.init();
+  t.not(second, first);
+  await t.throwsAsync(second);
 });
 
 forEachBroker(test, 'init twice, close at once', async (t, broker) => {

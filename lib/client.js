@@ -88,20 +88,13 @@ class Client extends EventEmitter {
 
   async #init() {
     try {
+      // What it throws at once must not come before init() has the promise.
+      await null;
       this.#native = await startClient(
         JSON.stringify(this.#settings),
         randomBytes(12).toString('hex'),
         (...batch) => this.#deliver(...batch),
-        (name, details) => {
-          if (name === 'failed') {
-            this.#outgoing?.ended();
-            this.#refusal = goneError;
-            this.#release(goneError);
-          }
-          if (name === 'blocked') this.#outgoing?.blocked();
-          if (name === 'drain') this.#outgoing?.drained();
-          else emitLineEvent(this, name, details);
-        },
+        (name, details) => this.#onLineEvent(name, details),
       );
     } catch (error) {
       // The broker may be there the next time.
@@ -133,6 +126,21 @@ class Client extends EventEmitter {
       });
     });
     return this;
+  }
+
+  /**
+   * @param {string} name
+   * @param {string} details
+   */
+  #onLineEvent(name, details) {
+    if (name === 'failed') {
+      this.#outgoing?.ended();
+      this.#refusal = goneError;
+      this.#release(goneError);
+    }
+    if (name === 'blocked') this.#outgoing?.blocked();
+    if (name === 'drain') this.#outgoing?.drained();
+    else emitLineEvent(this, name, details);
   }
 
   /**
@@ -193,7 +201,7 @@ class Client extends EventEmitter {
   }
 
   stats() {
-    const { lost, ...native } = this.#open().native.stats();
+    const { lost, ...native } = this.#initialized().native.stats();
     const { undeliverable, ...counters } = this.#counters;
     return { ...counters, ...native, undeliverable: undeliverable + lost };
   }
@@ -228,6 +236,10 @@ class Client extends EventEmitter {
   #open() {
     const inHand = this.#delivering || (this.#listening?.size ?? 0) > 0;
     if (this.#closed && !inHand) throw closedError();
+    return this.#initialized();
+  }
+
+  #initialized() {
     if (!this.#native || !this.#outgoing) {
       throw new MessageEnginError(
         'ERR_NOT_INITIALIZED',
