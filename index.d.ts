@@ -157,10 +157,12 @@ export class Client extends TypedEmitter<ClientEvents> {
   $send(message: unknown, headers?: Headers): Thunk<boolean>;
 
   /**
-   * Stops consuming, sends what waits and leaves the broker. With
-   * 'at-least-once' it waits for listeners that have a message in hand, for at
-   * most `timeout` ms (default 30000); what they do not finish by then goes to
+   * Stops consuming, waits for the promises of listeners that have a message in
+   * hand, for at most `timeout` ms (default 30000), sends what waits and leaves
+   * the broker. With 'at-least-once', what they do not finish by then goes to
    * another client.
+   *
+   * A listener must not wait for it: each would wait for the other.
    */
   close(options?: { timeout?: number }): Yieldable<void>;
 

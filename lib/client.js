@@ -6,6 +6,7 @@ const { Deliveries } = require('./crossing');
 const { startClient } = require('./native');
 const { MessageEnginError, fromNative, textOf } = require('./errors');
 const { emitLineEvent, safeEmit, safely } = require('./line-events');
+const { Hearing } = require('./hearing');
 const { Listening } = require('./listening');
 const { encodeHeaders, encodeMessage } = require('./message');
 const { mqSettings } = require('./mq-options');
@@ -17,6 +18,7 @@ const { yieldable } = require('./yieldable');
  * @typedef {import('../binding').NativeClient} NativeClient
  * @typedef {import('..').Client} PublicClient
  * @typedef {import('..').MqConf} MqConf
+ * @typedef {InstanceType<typeof Hearing> | InstanceType<typeof Listening>} Ear
  * @typedef {(error: Error | null, flushed?: boolean) => void} Done
  */
 
@@ -63,21 +65,21 @@ class Client extends EventEmitter {
   #refusal = noRoomError;
   /** Listeners have a batch in hand. */
   #delivering = false;
-  /** With at-least-once. @type {InstanceType<typeof Listening> | null} */
-  #listening = null;
+  /** Null once it does not matter any more. @type {Ear | null} */
+  #listening;
   #listenerErrors = 0;
 
   /** @param {MqConf} [mqConf] */
   constructor(mqConf) {
     super();
     this.#settings = mqSettings(mqConf);
-    if (this.#settings.delivery === 'at-least-once') {
-      this.#listening = new Listening(
-        this,
-        (numbers) => this.#native?.settle(numbers),
-        (failure) => this.#listenerFailed(failure),
-      );
-    }
+    this.#listening = this.#settles
+      ? new Listening(
+          this,
+          (numbers) => this.#native?.settle(numbers),
+          (failure) => this.#listenerFailed(failure),
+        )
+      : new Hearing(this);
   }
 
   init() {
@@ -264,7 +266,12 @@ class Client extends EventEmitter {
     } else {
       this.#hear(deliveries);
     }
-    return this.#listening === null;
+    return !this.#settles;
+  }
+
+  /** A delivery is done with when its listeners are. */
+  get #settles() {
+    return this.#settings.delivery === 'at-least-once';
   }
 
   /** @param {InstanceType<typeof import('./crossing').Delivery>[]} deliveries */
@@ -297,11 +304,7 @@ class Client extends EventEmitter {
     }
     const event = delivery.isStatus ? 'status' : 'message';
     const headers = delivery.headers();
-    if (this.#listening) {
-      this.#listening.hear(delivery, event, [message, headers, info]);
-    } else {
-      safeEmit(this, event, message, headers, info);
-    }
+    this.#listening?.hear(delivery, event, [message, headers, info]);
   }
 
   /** @param {import('./listening').Failure} failure */
