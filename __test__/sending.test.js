@@ -251,29 +251,6 @@ forEachBroker(
 
 forEachBroker(
   test,
-  'a listener that sends again what was not taken gets it across',
-  async (t, broker) => {
-    const world = await open(t, broker, { mq: { bufferSize: 2000 } });
-    const peer = await world.connect('a');
-    const { client } = world;
-    let again = 0;
-    client.on('undeliverable', (message, headers) => {
-      again += 1;
-      client.send(message, headers);
-    });
-    const pad = 'x'.repeat(900);
-    for (const n of range(200)) client.send({ n, pad }, { to: 'a' });
-    const received = await peer.received(200);
-    t.true(again > 0);
-    t.deepEqual(
-      received.map((text) => JSON.parse(text).n).sort((a, b) => a - b),
-      range(200),
-    );
-  },
-);
-
-forEachBroker(
-  test,
   'a Buffer may be written to again once it is sent',
   async (t, broker) => {
     const world = await open(t, broker);
