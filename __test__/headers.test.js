@@ -189,8 +189,23 @@ forEachBroker(
     client.send('alone', values);
     client.send('beside a date', { ...values, at });
     client.send('a date of its own', { to: 'a', own: { toJSON: () => at } });
-    await peer.received(3);
-    t.deepEqual(seen, [said, { ...said, at }, { to: 'a', own: at }]);
+    const self = {
+      to: 'a',
+      toJSON() {
+        return this;
+      },
+    };
+    client.send('itself', self);
+    client.send('itself within', { to: 'a', self });
+    await peer.received(5);
+    const inner = { to: 'a' };
+    t.deepEqual(seen, [
+      said,
+      { ...said, at },
+      { to: 'a', own: at },
+      inner,
+      { to: 'a', self: inner },
+    ]);
   },
 );
 

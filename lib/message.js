@@ -140,22 +140,36 @@ function mapTexts(value) {
 }
 
 /**
- * @param {any} value
+ * @param {any} given
  * @param {number} depth
  * @param {string} [name] of the field that has it
  * @returns {any} what JSON.stringify() makes the tagged JSON of
  */
-function tag(value, depth, name = '') {
+function tag(given, depth, name = '') {
+  const value = saidOf(given, name);
+  // A toJSON() among them would be asked again.
+  if (isFunction(value)) return undefined;
   if (typeof value !== 'object' || value === null) return value;
   if (isDate(value)) return ['d', Math.max(0, value.getTime() || 0)];
   if (isUint8Array(value)) return ['x', Buffer.from(value).toString('hex')];
-  checkDepth(depth);
-  if (isFunction(value.toJSON)) return tag(value.toJSON(name), depth + 1);
   if (isBoxedPrimitive(value)) return value;
+  checkDepth(depth);
   /** @type {(item: any, name: string | number) => any} */
   const deeper = (item, name) => tag(item, depth + 1, String(name));
   if (Array.isArray(value)) return ['a', ...value.map(deeper)];
   return mapValues(value, deeper);
+}
+
+/**
+ * What a value says of itself; Dates and Buffers would say a text.
+ *
+ * @param {any} value
+ * @param {string} name
+ */
+function saidOf(value, name) {
+  if (typeof value !== 'object' || value === null) return value;
+  if (isDate(value) || isUint8Array(value)) return value;
+  return isFunction(value.toJSON) ? value.toJSON(name) : value;
 }
 
 /**
