@@ -66,7 +66,10 @@ export interface GatewayEvents {
   unblocked: [];
   /** `messageKeyFn` threw for this message, which reached nobody here. */
   messageKeyError: [error: unknown, message: any, headers: Headers];
-  /** `keyFn` or `origins` threw for this request, which was refused. */
+  /**
+   * `keyFn` or `origins` threw for this request, or `keyFn` left a key or headers
+   * that cannot be used; it was refused.
+   */
   keyError: [error: unknown, request: Request];
   /** `close()` is done. */
   close: [];
@@ -142,21 +145,33 @@ export class Client extends TypedEmitter<ClientEvents> {
    *   takes nothing ('blocked'): hold on until 'drain'.
    * @throws {MessageEnginError} before `init()` and after `close()`; never for
    *   a lost connection.
+   * @throws {TypeError} for a message or headers that cannot be carried.
    */
   send(message: unknown, headers?: Headers): boolean;
 
-  /** `send` as a thunk, for `yield client.$send(message)` under co. */
+  /**
+   * `send` as a thunk, for `yield client.$send(message)` under co. It waits for
+   * 'drain' where `send` returns false; what `send` would not take is an error
+   * ('ERR_BUFFER_FULL').
+   */
   $send(message: unknown, headers?: Headers): Thunk<boolean>;
 
   /**
-   * Stops consuming, sends what waits and leaves the broker. With
-   * 'at-least-once' it waits for listeners that have a message in hand, for at
-   * most `timeout` ms (default 30000); what they do not finish by then goes to
+   * Stops consuming, waits for the promises of listeners that have a message in
+   * hand, for at most `timeout` ms (default 30000), sends what waits and leaves
+   * the broker. With 'at-least-once', what they do not finish by then goes to
    * another client.
+   *
+   * A listener must not wait for it: each would wait for the other.
    */
   close(options?: { timeout?: number }): Yieldable<void>;
 
-  /** Counters since `init()`, and what is held at this moment. */
+  /**
+   * Counters since `init()`, and what is held at this moment; after `close()`
+   * too.
+   *
+   * @throws {MessageEnginError} before `init()`.
+   */
   stats(): ClientStats;
 }
 
@@ -208,7 +223,7 @@ export interface ClientEvents {
 }
 
 export interface ClientStats {
-  /** Messages and statuses that came from gateways. */
+  /** Messages that came from browsers. */
   received: number;
   /** Bytes in them. */
   receivedBytes: number;
@@ -480,7 +495,7 @@ export interface SslOptions {
    * itself will do. Default: whom Node.js trusts, NODE_EXTRA_CA_CERTS included.
    */
   ca?: string | Uint8Array | readonly (string | Uint8Array)[];
-  caFile?: string;
+  caFile?: string | readonly string[];
   /** Key and certificate as PKCS #12, in place of `key` and `cert`. */
   pfx?: Uint8Array;
   pfxFile?: string;
@@ -506,8 +521,9 @@ export interface WsOptions {
 
   /**
    * Names the connection that a request asks for: a plain, async or generator
-   * function (run by co). A falsy key answers 404; a thrown error answers its
-   * `status`, or else 404, with its `reason`. Either this or `key` is
+   * function (run by co). A falsy key answers 404, and so does an object, which
+   * is told by 'keyError'; a thrown error answers its `status`, or else 404,
+   * with its `reason`. Either this or `key` is
    * required.
    */
   keyFn?: KeyFn;
@@ -560,7 +576,8 @@ export interface WsOptions {
 
   /**
    * Only upgrades of this path (without query) are taken, and at once; others
-   * are left to other listeners. Default null: all that no one else takes.
+   * are left to other listeners, and those that nobody takes within
+   * `handshakeTimeout` get 404. Default null: all that no one else takes.
    */
   path?: string | null;
 
@@ -571,12 +588,13 @@ export interface WsOptions {
 
   /**
    * In bytes; a larger frame closes the connection with 1009. Browsers may put
-   * a message of up to 131000 bytes into one frame. Default 65536 (64 KiB).
+   * a message of up to 131000 bytes into one frame. Infinity for no limit.
+   * Default 65536 (64 KiB).
    */
   maxReceivedFrameSize?: number;
   /**
-   * In bytes; a larger message closes the connection with 1009. Default
-   * 1048576 (1 MiB).
+   * In bytes; a larger message closes the connection with 1009. Infinity for
+   * no limit. Default 1048576 (1 MiB).
    */
   maxReceivedMessageSize?: number;
   /**
@@ -585,7 +603,7 @@ export interface WsOptions {
    * true.
    */
   fragmentOutgoingMessages?: boolean;
-  /** In bytes. Default 16384 (16 KiB). */
+  /** In bytes; Infinity for no fragments. Default 16384 (16 KiB). */
   fragmentationThreshold?: number;
 
   /** Ping connections that are silent. Default true. */
@@ -763,7 +781,10 @@ export interface Request {
   cookies: Cookie[];
   /** The Sec-WebSocket-Key header. */
   key: string;
-  /** For information: it is closed by the time that keyFn has it. */
+  /**
+   * For information, such as the addresses and ports of its ends: it is closed
+   * by the time that keyFn has it.
+   */
   socket: Socket;
 
   /**

@@ -4,4 +4,7 @@ const { Client } = require('./lib/client');
 const { MessageEnginError, OptionError } = require('./lib/errors');
 const { start } = require('./lib/server');
 
-module.exports = { Client, MessageEnginError, OptionError, server: { start } };
+// A name alone: by these does Node know what an ES module may import.
+const server = { start };
+
+module.exports = { Client, MessageEnginError, OptionError, server };

@@ -127,6 +127,19 @@ over.serial('a broker that is killed is found again', async (t) => {
   await until(() => peer.messages.at(-1) === 'back');
 });
 
+over('the broker may be signed by any of several', async (t) => {
+  const other = made.selfSigned('several');
+  for (const ssl of [
+    { caFile: [other.certFile, ca.certFile] },
+    { caFile: undefined, ca: [other.cert, ca.cert] },
+  ]) {
+    await worker(t, conf(open, ssl));
+  }
+  const client = new Client(conf(open, { caFile: [other.certFile] }));
+  const error = await t.throwsAsync(client.init());
+  t.regex(error.code, /CERT|SIGN/);
+});
+
 over('messages go both ways', async (t) => {
   const mqConf = conf(open);
   await carries(t, mqConf);

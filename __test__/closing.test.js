@@ -6,7 +6,7 @@
 const test = require('ava');
 const { forEachBroker } = require('./support/brokers');
 const { run } = require('./support/children');
-const { until } = require('./support/until');
+const { gate, until } = require('./support/until');
 const { door, worker } = require('./support/world');
 
 forEachBroker(
@@ -19,6 +19,78 @@ forEachBroker(
     t.is(script.stderr, '');
     t.is(script.stdout, 'closed\n');
     t.deepEqual(end, { code: 0, signal: null });
+  },
+);
+
+forEachBroker(
+  test,
+  'a closing client lets its async listeners finish, and send',
+  async (t, broker) => {
+    const conf = broker.settings();
+    const { client } = await worker(t, conf);
+    const front = await door(t, conf);
+    const held = gate();
+    const asked = [];
+    const answer = async (message) => {
+      asked.push(message);
+      await held.promise;
+      client.send(`${message} answered`, { to: 'k' });
+    };
+    client.on('message', answer);
+    client.once('status', () => answer('status'));
+    const browser = await front.connect('k');
+    browser.send('first');
+    browser.send('second');
+    await until(() => asked.length === 3);
+    t.is(client.listenerCount('status'), 1);
+    let isClosed = false;
+    const closed = client.close().then(() => (isClosed = true));
+    client.send('more is allowed meanwhile', { to: 'k' });
+    t.deepEqual(await browser.received(1), ['more is allowed meanwhile']);
+    t.false(isClosed);
+    held.open();
+    await closed;
+    t.deepEqual((await browser.received(4)).slice(1).sort(), [
+      'first answered',
+      'second answered',
+      'status answered',
+    ]);
+    t.throws(() => client.send('late'), { code: 'ERR_CLOSED' });
+  },
+);
+
+forEachBroker(
+  test,
+  'a closing client waits for its listeners no longer than it was told to',
+  async (t, broker) => {
+    const conf = broker.settings();
+    const { client } = await worker(t, conf);
+    const front = await door(t, conf);
+    const asked = gate();
+    const held = gate();
+    const late = gate();
+    client.on('message', async () => {
+      asked.open();
+      await held.promise;
+      late.open(t.throws(() => client.send('late')).code);
+    });
+    (await front.connect('k')).send('x');
+    await asked.promise;
+    await client.close({ timeout: 50 });
+    held.open();
+    t.is(await late.promise, 'ERR_CLOSED');
+  },
+);
+
+forEachBroker(
+  test,
+  'what an async listener rejects with is an unhandled rejection',
+  async (t, broker) => {
+    const env = { MQ_CONF: JSON.stringify(broker.settings()) };
+    const script = run(t, 'processes/rejects.js', env);
+    t.deepEqual(await script.end(), { code: 1, signal: null });
+    t.regex(script.stderr, /a listener of messages/);
+    t.is(script.stdout, '');
   },
 );
 

@@ -4,6 +4,7 @@
 // if the gateway were not there.
 
 const http = require('node:http');
+const { Duplex, PassThrough } = require('node:stream');
 const test = require('ava');
 const { WebSocketServer } = require('ws');
 const { forEachBroker } = require('./support/brokers');
@@ -161,6 +162,25 @@ forEachBroker(
     t.is((await raw.response()).status, 101);
     t.is(await early.promise, 'early');
     t.is(world.gateway.stats().rejected, 0);
+  },
+);
+
+forEachBroker(
+  test,
+  'a connection that the server is given as a stream',
+  async (t, broker) => {
+    const world = await open(t, broker);
+    const [up, down] = [new PassThrough(), new PassThrough()];
+    const inner = Duplex.from({ readable: up, writable: down });
+    const outer = Duplex.from({ readable: down, writable: up });
+    world.httpServer.emit('connection', inner);
+    const peer = world.knock('a', { createConnection: () => outer });
+    await peer.opened;
+    peer.send('in');
+    t.deepEqual(await world.heard(1), ['in']);
+    world.client.send('out', { to: 'a' });
+    t.deepEqual(await peer.received(1), ['out']);
+    t.is((await peer.close(1000)).code, 1000);
   },
 );
 

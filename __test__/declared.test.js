@@ -129,7 +129,9 @@ for (const [key, keyFn, headers, path] of [
   const name = JSON.stringify(key);
   forEachBroker(test, `connections by ${name}`, async (t, broker) => {
     const told = [];
-    for (const ws of [{ key, keyFn: undefined }, { keyFn }]) {
+    const declared = { key, keyFn: undefined };
+    const unparsed = { ...declared, parseCookies: false };
+    for (const ws of [declared, unparsed, { keyFn }]) {
       const world = await open(t, broker, { ws });
       const url = world.url.slice(0, -1) + path;
       const peer = new Peer(url, { headers });
@@ -141,6 +143,7 @@ for (const [key, keyFn, headers, path] of [
         t.is((await refused.upgrade('/')).status, 404);
       }
     }
-    t.deepEqual(told[0], told[1]);
+    t.deepEqual(told[0], told[2]);
+    t.deepEqual(told[1], told[2]);
   });
 }

@@ -58,6 +58,11 @@ for (const [name, ws, expected] of /** @type {const} */ ([
     { fragmentOutgoingMessages: false, fragmentationThreshold: 100 },
     { 100_000: [[OP.text, 100_000, true]] },
   ],
+  [
+    'with a threshold of Infinity',
+    { fragmentationThreshold: Infinity },
+    { 100_000: [[OP.text, 100_000, true]] },
+  ],
 ])) {
   forEachBroker(test, `fragments ${name}`, async (t, broker) => {
     const world = await open(t, broker, { ws });
@@ -70,6 +75,22 @@ for (const [name, ws, expected] of /** @type {const} */ ([
     }
   });
 }
+
+forEachBroker(
+  test,
+  'what comes has no limit where that is Infinity',
+  async (t, broker) => {
+    const ws = {
+      maxReceivedFrameSize: Infinity,
+      maxReceivedMessageSize: Infinity,
+    };
+    const world = await open(t, broker, { ws });
+    const raw = await world.rawOpen('a');
+    const text = 'x'.repeat(3 * MIB);
+    raw.socket.write(frame(OP.text, text));
+    t.true((await world.heard(1))[0] === text);
+  },
+);
 
 forEachBroker(
   test,

@@ -48,6 +48,8 @@ const REFUSALS = {
   'a falsy key': [() => '', 404, 'bad request'],
   'no key at all': [async () => {}, 404, 'bad request'],
   'a number that is falsy': [() => 0, 404, 'bad request'],
+  'an object in place of a key': [() => ({ user: 1 }), 404, 'bad request'],
+  'what was an object once': [async () => `${{}}`, 404, 'bad request'],
   'an error with status and reason': [
     async () => {
       throw Object.assign(new Error('x'), { status: 401, reason: 'who?' });
@@ -126,7 +128,9 @@ forEachBroker(test, 'what keyFn refuses', async (t, broker) => {
   });
   const thrown = [];
   world.gateway.on('keyError', (error, { httpRequest }) => {
-    thrown.push(names[keyOf(httpRequest)]);
+    const name = names[keyOf(httpRequest)];
+    thrown.push(name);
+    if (name.includes('object')) t.regex(error.message, /keyFn.*object/);
   });
   for (const [index, name] of names.entries()) {
     const [, status, reason] = REFUSALS[name];
@@ -143,6 +147,8 @@ forEachBroker(test, 'what keyFn refuses', async (t, broker) => {
     }
   }
   t.deepEqual(thrown, [
+    'an object in place of a key',
+    'what was an object once',
     'an error with status and reason',
     'an error without them',
     'an error inside a generator',

@@ -5,6 +5,8 @@
 
 const test = require('ava');
 const { forEachBroker } = require('./support/brokers');
+const { until } = require('./support/until');
+const { plainAndSecure } = require('./support/ways');
 const { open } = require('./support/world');
 
 const HEADERS = {
@@ -109,7 +111,17 @@ forEachBroker(
     const { client, seen, peer } = await witness(t, broker);
     const circular = { to: 'a' };
     circular.self = circular;
-    for (const headers of ['text', 5, [], circular, { to: 1n }]) {
+    const noFields = [
+      Buffer.from('a'),
+      new Date(),
+      new String('a'),
+      { toJSON: () => 'a' },
+      { toJSON: () => ['a'] },
+      { toJSON() {} },
+    ];
+    const wrong = ['text', 5, [], circular, { to: 1n }, ...noFields];
+    client.send('before', { to: 'a' });
+    for (const headers of wrong) {
       const error = t.throws(() => client.send('x', headers), {
         instanceOf: TypeError,
       });
@@ -117,8 +129,129 @@ forEachBroker(
       t.regex(error.message, /headers/);
     }
     client.send('fine', { to: 'a' });
-    t.deepEqual(await peer.received(1), ['fine']);
-    t.is(seen.length, 1);
+    t.deepEqual(await peer.received(2), ['before', 'fine']);
+    t.is(seen.length, 2);
+    t.is(client.stats().sent, 2);
+  },
+);
+
+forEachBroker(
+  test,
+  'headers that nobody could foresee are lost alone',
+  async (t, broker) => {
+    const { client, peer } = await witness(t, broker);
+    let deep = {};
+    for (let level = 0; level < 200; level += 1) deep = { deep };
+    const moody = () => {
+      let reads = 0;
+      return {
+        to: 'a',
+        get mood() {
+          reads += 1;
+          return reads > 1 ? deep : 'good';
+        },
+      };
+    };
+    const lost = [];
+    client.on('undeliverable', (message) => lost.push(message));
+    client.send('before', { to: 'a' });
+    client.send('lost', moody());
+    const answers = [];
+    client.$send('lost too', moody())((error) => answers.push(error?.code));
+    t.true(client.send('after', { to: 'a' }));
+    t.deepEqual(await peer.received(2), ['before', 'after']);
+    t.deepEqual(lost, ['lost', 'lost too']);
+    t.deepEqual(answers, ['ERR_INVALID_ARG_VALUE']);
+    t.is(client.stats().undeliverable, 2);
+    t.is(client.stats().sent, 2);
+    t.true(client.send('last', { to: 'a' }));
+  },
+);
+
+forEachBroker(
+  test,
+  'what a value says of itself does not depend on its neighbours',
+  async (t, broker) => {
+    const { client, seen, peer } = await witness(t, broker);
+    const values = {
+      to: 'a',
+      url: new URL('https://a.example/'),
+      boxed: [new String('text'), new Number(5)],
+      named: { inner: { toJSON: (name) => `as ${name}` } },
+    };
+    const said = {
+      to: 'a',
+      url: 'https://a.example/',
+      boxed: ['text', 5],
+      named: { inner: 'as inner' },
+    };
+    const at = new Date(1000);
+    client.send('alone', values);
+    client.send('beside a date', { ...values, at });
+    client.send('a date of its own', { to: 'a', own: { toJSON: () => at } });
+    const self = {
+      to: 'a',
+      toJSON() {
+        return this;
+      },
+    };
+    client.send('itself', self);
+    client.send('itself within', { to: 'a', self });
+    await peer.received(5);
+    const inner = { to: 'a' };
+    t.deepEqual(seen, [
+      said,
+      { ...said, at },
+      { to: 'a', own: at },
+      inner,
+      { to: 'a', self: inner },
+    ]);
+  },
+);
+
+forEachBroker(
+  test,
+  'what keyFn writes into the headers reaches the worker as it is',
+  async (t, broker) => {
+    const values = {
+      half: 'abc\ud83d',
+      date: new Date(1_700_000_000_000),
+      bytes: Buffer.from([0, 255]),
+      list: [1, ['two']],
+    };
+    const { connect, messages, heard } = await open(t, broker, {
+      ws: {
+        keyFn({ httpRequest: { headers } }) {
+          Object.assign(headers, values);
+          return 'a';
+        },
+      },
+    });
+    const peer = await connect('a');
+    peer.send('hello');
+    await heard(1);
+    t.like(messages[0].headers, { ...values, half: 'abc\ufffd' });
+  },
+);
+
+plainAndSecure(
+  test,
+  'what keyFn writes into the headers and nobody can carry is a keyError',
+  async (t, way) => {
+    const { gateway } = await way.open({
+      keyFn({ httpRequest: { headers }, resourceURL: { query } }) {
+        if (query.key === 'bad') headers.big = 1n;
+        return query.key;
+      },
+    });
+    const errors = [];
+    gateway.on('keyError', ({ code, message }) => errors.push([code, message]));
+    const raw = await way.raw();
+    t.is((await raw.upgrade('/?key=bad')).status, 500);
+    await until(() => errors.length === 1);
+    t.is(errors[0][0], 'ERR_INVALID_ARG_VALUE');
+    t.regex(errors[0][1], /headers/);
+    await way.rawOpen('good');
   },
 );
 

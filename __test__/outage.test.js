@@ -71,7 +71,8 @@ breaking(
     const held = answers.indexOf(false);
     t.true(held > 5 && held <= 10, `${held} found room`);
     t.false(answers.slice(held).includes(true));
-    const taken = 40 - refused.length;
+    const taken = 40 - client.stats().undeliverable;
+    await until(() => refused.length === 40 - taken);
     t.true(taken > 15 && taken <= 20, `${taken} were taken`);
     t.deepEqual(
       refused,
@@ -103,6 +104,35 @@ breaking(
 
     const [error, flushed] = await lost;
     t.true(error !== null || flushed === false, 'no success is told for it');
+  },
+);
+
+breaking(
+  'a listener that sends again what was not taken holds nobody up',
+  async (t) => {
+    t.timeout(120_000);
+    const conf = { ...settings(), ...SOON, bufferSize: 1000 };
+    await lasting(conf.messageExchange, 'fanout', 'again', '');
+    const { client } = await worker(t, conf);
+    let again = 0;
+    client.on('undeliverable', (message) => {
+      again += 1;
+      client.send(message);
+    });
+    await killFor(client);
+    const count = 20;
+    for (let n = 0; n < count; n += 1) client.send({ n, pad: 'x'.repeat(300) });
+    await until(() => again > 1000);
+    await comeBack();
+    await until(() => client.stats().buffered === 0);
+    const archive = await LegacyLine.connect({ url: rabbit().url });
+    t.teardown(() => archive.close());
+    const got = [];
+    await archive.consume(await archive.queue('again', stays), ({ n }) =>
+      got.push(n),
+    );
+    await until(() => got.length === count);
+    t.is(new Set(got).size, count);
   },
 );
 
@@ -176,6 +206,50 @@ for (const [title, [begin, end, fills]] of Object.entries(obstacles)) {
     },
   );
 }
+
+breaking(
+  'who waits for a broker that takes nothing is told when it is gone for good',
+  async (t) => {
+    t.timeout(120_000);
+    const { client } = await worker(t, { ...settings(), reconnect: false });
+    const events = [];
+    for (const name of ['undeliverable', 'drain', 'error']) {
+      client.on(name, (what) => events.push(what?.code ?? what ?? name));
+    }
+    const [begin, end] = obstacles['takes nothing, for want of memory'];
+    const blocked = once(client, 'blocked');
+    await begin();
+    t.teardown(end);
+    // It says so to those alone who publish.
+    client.send('first');
+    await blocked;
+
+    // Not even the first one goes on in good faith.
+    const waiting = ['a', 'b'].map((message) => told(client.$send(message)));
+    t.false(client.send('c'));
+    await rabbit().ctl('close_all_connections', 'for good');
+    for (const [error, flushed] of await Promise.all(waiting)) {
+      t.is(error?.code, 'ERR_CONNECTION_LOST');
+      t.is(flushed, undefined);
+    }
+    t.deepEqual(events, ['ERR_CONNECTION_LOST']);
+    for (const round of [1, 2]) {
+      t.false(client.send(`${round}`));
+      t.false(client.send(`${round} and in the same tick`));
+      const [error] = await told(client.$send(`${round} and waits`));
+      t.is(error?.code, 'ERR_CONNECTION_LOST');
+    }
+    await until(() => events.length === 7);
+    t.deepEqual(events.slice(1), [
+      '1',
+      '1 and in the same tick',
+      '1 and waits',
+      '2',
+      '2 and in the same tick',
+      '2 and waits',
+    ]);
+  },
+);
 
 breaking('closing while the broker is away takes seconds', async (t) => {
   t.timeout(120_000);

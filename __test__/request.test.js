@@ -7,6 +7,7 @@ const test = require('ava');
 const { forEachBroker } = require('./support/brokers');
 const { KEY, RawPeer } = require('./support/raw');
 const { until } = require('./support/until');
+const { plainAndSecure } = require('./support/ways');
 const { open } = require('./support/world');
 
 /** A world whose keyFn keeps the requests. */
@@ -148,6 +149,23 @@ forEachBroker(
     t.is(rest['x-long-' + 'n'.repeat(240)], 'v'.repeat(4000));
   },
 );
+
+plainAndSecure(test, 'the socket knows both of its ends', async (t, way) => {
+  const ends = [];
+  await way.open({
+    async keyFn({ socket }) {
+      await new Promise((resolve) => setImmediate(resolve));
+      ends.push([socket.localAddress, socket.localPort, socket.localFamily]);
+      ends.push([socket.remoteAddress, socket.remotePort, socket.remoteFamily]);
+      return 'a';
+    },
+  });
+  const { wire } = await way.rawOpen('a');
+  t.deepEqual(ends, [
+    [wire.remoteAddress, wire.remotePort, wire.remoteFamily],
+    [wire.localAddress, wire.localPort, wire.localFamily],
+  ]);
+});
 
 const UNFIT = {
   'no Host': [{ Host: null }, 400, /Host/],

@@ -6,7 +6,8 @@
 const co = require('co');
 const test = require('ava');
 const { Client, MessageEnginError } = require('..');
-const { forEachBroker } = require('./support/brokers');
+const { embedded, forEachBroker } = require('./support/brokers');
+const { run } = require('./support/children');
 const { until } = require('./support/until');
 const { open } = require('./support/world');
 
@@ -37,6 +38,42 @@ forEachBroker(test, 'send before init and after close', async (t, broker) => {
     late,
   );
   t.is(client.close(), client.close());
+});
+
+forEachBroker(
+  test,
+  'what was counted is there after close',
+  async (t, broker) => {
+    const world = await open(t, broker);
+    const peer = await world.connect('a');
+    peer.send('1');
+    await world.heard(1);
+    world.client.send('and back', { to: 'a' });
+    await world.client.close();
+    t.deepEqual(world.client.stats(), {
+      received: 1,
+      receivedBytes: 1,
+      sent: 1,
+      sentBytes: 10,
+      published: 1,
+      buffered: 0,
+      undeliverable: 0,
+      reconnects: 0,
+    });
+  },
+);
+
+test('an init that fails at once can be tried again', async (t) => {
+  // Deeper than the core reads.
+  let nested = {};
+  for (let level = 0; level < 200; level += 1) nested = { nested };
+  const mqConf = { ...embedded.settings(), clientProperties: { nested } };
+  const client = new Client(mqConf);
+  const first = client.init();
+  await t.throwsAsync(first);
+  const second = client.init();
+  t.not(second, first);
+  await t.throwsAsync(second);
 });
 
 forEachBroker(test, 'init twice, close at once', async (t, broker) => {
@@ -128,7 +165,7 @@ forEachBroker(
     });
     const pad = 'x'.repeat(900);
     for (const n of range(2000)) client.send({ n, pad }, { to: 'a' });
-    t.true(refused.length > 0);
+    await until(() => refused.length > 0);
     await new Promise((resolve) => client.once('drain', resolve));
     client.send({ n: 'last' }, { to: 'a' });
     await until(() => peer.messages.at(-1)?.includes('last'));
@@ -197,6 +234,42 @@ forEachBroker(
       t.is(status === 'fulfilled', arrived.has(n), `message ${n}: ${status}`);
     }
     t.false(warned.includes('MaxListenersExceededWarning'));
+  },
+);
+
+forEachBroker(
+  test,
+  'a callback of $send that throws leaves the others and drain alone',
+  async (t, broker) => {
+    const mqConf = { ...broker.settings(), bufferSize: 3000 };
+    const MQ_CONF = JSON.stringify(mqConf);
+    const held = run(t, 'processes/held.js', { MQ_CONF });
+    t.deepEqual(await held.tells('told'), ['one', 'two', 'three', 'drain']);
+    t.deepEqual(await held.tells('uncaught'), ['one', 'three']);
+  },
+);
+
+forEachBroker(
+  test,
+  'a Buffer may be written to again once it is sent',
+  async (t, broker) => {
+    const world = await open(t, broker);
+    const peer = await world.connect('a');
+    for (const size of [1, 100, 10_000, 300_000]) {
+      const buffer = Buffer.alloc(size);
+      const views = [buffer, new Uint8Array(buffer.buffer, 0, size)];
+      for (const [index, view] of views.entries()) {
+        for (const n of range(5)) {
+          view.fill(index * 10 + n);
+          world.client.send(view, { to: 'a' });
+        }
+      }
+      const received = await peer.received(10);
+      t.deepEqual(
+        received.splice(0).map((bytes) => [...new Set(bytes)]),
+        [0, 1, 2, 3, 4, 10, 11, 12, 13, 14].map((n) => [n]),
+      );
+    }
   },
 );
 

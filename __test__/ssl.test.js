@@ -35,7 +35,15 @@ const BAD = [
   ['ca', { ca: 'no PEM' }, /expected certificates in PEM/],
   ['ca', { ca: [ca.cert, own.key] }, /expected certificates in PEM/],
   ['ca', { ca: broken }, /broken/],
-  ['caFile', { caFile: ca.cert }, /expected the name of a file, got an object/],
+  ['caFile', { caFile: ca.cert }, /expected the name of a file, .* an object/],
+  ['caFile', { caFile: [] }, /non-empty array of them, got an array/],
+  ['caFile', { caFile: [ca.certFile, '/no/file'] }, /cannot read "\/no\/file"/],
+  ['caFile', { caFile: [ca.certFile, own.keyFile] }, /certificates in PEM/],
+  [
+    'certFile',
+    { certFile: [own.certFile] },
+    /the name of a file, got an array/,
+  ],
   ['caFile', { caFile: '/no/such/file' }, /cannot read ".*" \(ENOENT\)/],
   [
     'keyFile',

@@ -79,6 +79,7 @@ export const mqConfs: MqConf[] = [
   { host: ['one', 'two:5673'], hostPreference: 1, port: '5672' },
   { ssl: true },
   { url: 'amqps://localhost', ssl: { caFile: 'ca.pem' } },
+  { url: 'amqps://localhost', ssl: { caFile: ['ca.pem', 'other.pem'] } },
   {
     ssl: {
       enabled: true,

@@ -237,6 +237,67 @@ plainAndSecure(test, 'whatever keyFn throws or returns', async (t, way) => {
   t.true(errors.length >= 2 * Object.keys(ODD).length);
 });
 
+/**
+ * What keyFn does to its request, and the status of the answer; null for none.
+ *
+ * @type {Record<string, [spoil: (request: any) => any, status: number | null]>}
+ */
+const SPOILT = {
+  'headers of a refusal that cannot be read': [
+    (request) =>
+      request.reject(402, 'pay', {
+        get 'X-Price'() {
+          throw new Error('price');
+        },
+      }),
+    402,
+  ],
+  'a key that has no text': [
+    (request) => {
+      request.key = Symbol('key');
+      return 'a';
+    },
+    500,
+  ],
+  'no request at all': [
+    (request) => {
+      request.httpRequest = null;
+      return 'a';
+    },
+    500,
+  ],
+  'a refusal that cannot be read': [
+    (request) => {
+      Object.defineProperty(request, 'rejection', {
+        get() {
+          throw new Error('rejection');
+        },
+      });
+      return 'a';
+    },
+    null,
+  ],
+};
+
+plainAndSecure(test, 'whatever keyFn makes of its request', async (t, way) => {
+  const names = Object.keys(SPOILT);
+  const world = await withNeighbour(way, {
+    keyFn(request) {
+      const { query } = request.resourceURL;
+      return query.key ?? SPOILT[names[query.spoil]][0](request);
+    },
+  });
+  for (const [index, name] of names.entries()) {
+    const [, status] = SPOILT[name];
+    const raw = await way.raw();
+    raw.socket.write(upgradeRequest(`/?spoil=${index}`));
+    await until(() => raw.ended);
+    t.is(raw.head?.status ?? null, status, name);
+    t.true(await world.hears(), name);
+  }
+  t.is(world.gateway.stats().handshakes, 0);
+});
+
 /** Ways to go, and what is left of the client. */
 const LEAVING = {
   'FIN and gone': (raw) => raw.leave(),

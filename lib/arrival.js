@@ -1,5 +1,7 @@
 'use strict';
 
+const { encodeHeaders } = require('./message');
+
 /** @typedef {InstanceType<typeof import('./request').Request>} KeyRequest */
 
 /**
@@ -12,14 +14,26 @@
  * @param {KeyRequest} request
  * @param {unknown} key
  * @returns {KnownArrival}
- * @throws for a key that has no text
+ * @throws for a key that has no text, and for headers that cannot be carried
  */
 function arrivalOf(request, key) {
   return {
     key: String(key),
     keyJson: keyJson(key),
-    headers: JSON.stringify(request.httpRequest.headers),
+    headers: headersOf(request),
   };
+}
+
+/**
+ * @param {KeyRequest} request with what keyFn has written into its headers
+ * @throws {TypeError} with the status of the answer
+ */
+function headersOf({ httpRequest }) {
+  try {
+    return encodeHeaders(httpRequest.headers);
+  } catch (error) {
+    throw Object.assign(/** @type {TypeError} */ (error), { status: 500 });
+  }
 }
 
 /**

@@ -15,17 +15,50 @@ const SIGNS = ['data', 'readable', 'end', 'error', 'close'];
  * @param {() => void} callback
  */
 function unlessClaimed(socket, callback) {
+  const isClaimed = watch(socket);
+  process.nextTick(() => {
+    if (!isClaimed()) callback();
+  });
+}
+
+/**
+ * Calls back unless somebody takes the socket within that time, and meanwhile
+ * holds it for somebody who shows nothing of his plans.
+ *
+ * @param {Socket} socket before other listeners have seen it
+ * @param {number} patience ms, 0 for no limit
+ * @param {() => void} callback
+ */
+function unlessTaken(socket, patience, callback) {
+  const isClaimed = watch(socket);
+  // Without it, a reset would be an uncaught exception.
+  const ignore = () => {};
+  const hold = () => {
+    if (isClaimed()) return;
+    socket.on('error', ignore);
+    if (patience === 0) return;
+    setTimeout(() => {
+      socket.removeListener('error', ignore);
+      if (!isClaimed()) callback();
+    }, patience).unref();
+  };
+  // Those who look one tick later must not take this for a claim.
+  process.nextTick(() => process.nextTick(hold));
+}
+
+/**
+ * @param {Socket} socket
+ * @returns {() => boolean} whether somebody has laid hands on it since
+ */
+function watch(socket) {
   const written = socket.bytesWritten;
   const signs = signsOn(socket);
-  process.nextTick(() => {
-    const claimed =
-      socket.destroyed ||
-      socket.bytesWritten !== written ||
-      socket.writableLength > 0 ||
-      socket.readableFlowing !== null ||
-      signsOn(socket) > signs;
-    if (!claimed) callback();
-  });
+  return () =>
+    socket.destroyed ||
+    socket.bytesWritten !== written ||
+    socket.writableLength > 0 ||
+    socket.readableFlowing !== null ||
+    signsOn(socket) > signs;
 }
 
 /** @param {Socket} socket */
@@ -33,4 +66,4 @@ function signsOn(socket) {
   return SIGNS.reduce((sum, name) => sum + socket.listenerCount(name), 0);
 }
 
-module.exports = { unlessClaimed };
+module.exports = { unlessClaimed, unlessTaken };

@@ -5,7 +5,8 @@ const { EventEmitter } = require('node:events');
 const { Deliveries } = require('./crossing');
 const { startClient } = require('./native');
 const { MessageEnginError, fromNative, textOf } = require('./errors');
-const { emitLineEvent, safeEmit } = require('./line-events');
+const { emitLineEvent, safeEmit, safely } = require('./line-events');
+const { Hearing } = require('./hearing');
 const { Listening } = require('./listening');
 const { encodeHeaders, encodeMessage } = require('./message');
 const { mqSettings } = require('./mq-options');
@@ -17,6 +18,8 @@ const { yieldable } = require('./yieldable');
  * @typedef {import('../binding').NativeClient} NativeClient
  * @typedef {import('..').Client} PublicClient
  * @typedef {import('..').MqConf} MqConf
+ * @typedef {InstanceType<typeof Hearing> | InstanceType<typeof Listening>} Ear
+ * @typedef {(error: Error | null, flushed?: boolean) => void} Done
  */
 
 /** How long close() tries to publish what waits, in ms. */
@@ -56,25 +59,27 @@ class Client extends EventEmitter {
   #deliveries = new Deliveries({ returning: true });
   /** @type {Promise<void> | undefined} */
   #replayed;
-  /** Thunks of $send that wait for room. @type {(() => void)[]} */
+  /** Callbacks of $send that wait for room. @type {Done[]} */
   #held = [];
+  /** Why nothing is taken where nothing is taken. */
+  #refusal = noRoomError;
   /** Listeners have a batch in hand. */
   #delivering = false;
-  /** With at-least-once. @type {InstanceType<typeof Listening> | null} */
-  #listening = null;
+  /** Null once it does not matter any more. @type {Ear | null} */
+  #listening;
   #listenerErrors = 0;
 
   /** @param {MqConf} [mqConf] */
   constructor(mqConf) {
     super();
     this.#settings = mqSettings(mqConf);
-    if (this.#settings.delivery === 'at-least-once') {
-      this.#listening = new Listening(
-        this,
-        (numbers) => this.#native?.settle(numbers),
-        (failure) => this.#listenerFailed(failure),
-      );
-    }
+    this.#listening = this.#settles
+      ? new Listening(
+          this,
+          (numbers) => this.#native?.settle(numbers),
+          (failure) => this.#listenerFailed(failure),
+        )
+      : new Hearing(this);
   }
 
   init() {
@@ -85,15 +90,13 @@ class Client extends EventEmitter {
 
   async #init() {
     try {
+      // What it throws at once must not come before init() has the promise.
+      await null;
       this.#native = await startClient(
         JSON.stringify(this.#settings),
         randomBytes(12).toString('hex'),
         (...batch) => this.#deliver(...batch),
-        (name, details) => {
-          if (name === 'failed') this.#outgoing?.ended();
-          if (name === 'drain') this.#outgoing?.drained();
-          else emitLineEvent(this, name, details);
-        },
+        (name, details) => this.#onLineEvent(name, details),
       );
     } catch (error) {
       // The broker may be there the next time.
@@ -107,10 +110,12 @@ class Client extends EventEmitter {
         this.#counters.undeliverable += 1;
         this.#counters.sent -= 1;
         this.#counters.sentBytes -= Buffer.byteLength(body);
-        safeEmit(this, 'undeliverable', message, given);
+        // A listener may send it again, and must neither be called within its
+        // own call nor keep the broker's answers out.
+        setImmediate(() => safeEmit(this, 'undeliverable', message, given));
       },
       () => {
-        for (const go of this.#held.splice(0)) go();
+        this.#release();
         safeEmit(this, 'drain');
       },
     );
@@ -123,6 +128,21 @@ class Client extends EventEmitter {
       });
     });
     return this;
+  }
+
+  /**
+   * @param {string} name
+   * @param {string} details
+   */
+  #onLineEvent(name, details) {
+    if (name === 'failed') {
+      this.#outgoing?.ended();
+      this.#refusal = goneError;
+      this.#release(goneError);
+    }
+    if (name === 'blocked') this.#outgoing?.blocked();
+    if (name === 'drain') this.#outgoing?.drained();
+    else emitLineEvent(this, name, details);
   }
 
   /**
@@ -139,25 +159,34 @@ class Client extends EventEmitter {
    * @param {Record<string, unknown>} [headers]
    */
   $send(message, headers) {
-    return (
-      /** @type {(error: Error | null, flushed?: boolean) => void} */ done,
-    ) => {
+    return (/** @type {Done} */ done) => {
       let sending;
       let room;
       try {
         const { outgoing } = this.#open();
         sending = this.#sending(message, headers);
-        room = outgoing.push(sending);
         // Whether there was room for it must be known before it is said.
-        outgoing.flush();
+        room = outgoing.push(sending, { atOnce: true });
       } catch (error) {
         done(/** @type {Error} */ (error));
         return;
       }
-      if (sending.dropped) done(noRoomError());
+      if (sending.failure) done(sending.failure);
+      else if (sending.dropped) done(this.#refusal());
       else if (room) done(null, true);
-      else this.#held.push(() => done(null, true));
+      else this.#held.push(done);
     };
+  }
+
+  /**
+   * Lets those go who wait for room.
+   *
+   * @param {() => Error} [refusal] why in vain
+   */
+  #release(refusal) {
+    for (const done of this.#held.splice(0)) {
+      safely(() => (refusal ? done(refusal()) : done(null, true)));
+    }
   }
 
   /**
@@ -174,7 +203,7 @@ class Client extends EventEmitter {
   }
 
   stats() {
-    const { lost, ...native } = this.#open().native.stats();
+    const { lost, ...native } = this.#initialized().native.stats();
     const { undeliverable, ...counters } = this.#counters;
     return { ...counters, ...native, undeliverable: undeliverable + lost };
   }
@@ -209,6 +238,10 @@ class Client extends EventEmitter {
   #open() {
     const inHand = this.#delivering || (this.#listening?.size ?? 0) > 0;
     if (this.#closed && !inHand) throw closedError();
+    return this.#initialized();
+  }
+
+  #initialized() {
     if (!this.#native || !this.#outgoing) {
       throw new MessageEnginError(
         'ERR_NOT_INITIALIZED',
@@ -233,7 +266,12 @@ class Client extends EventEmitter {
     } else {
       this.#hear(deliveries);
     }
-    return this.#listening === null;
+    return !this.#settles;
+  }
+
+  /** A delivery is done with when its listeners are. */
+  get #settles() {
+    return this.#settings.delivery === 'at-least-once';
   }
 
   /** @param {InstanceType<typeof import('./crossing').Delivery>[]} deliveries */
@@ -251,8 +289,10 @@ class Client extends EventEmitter {
       exchange: delivery.exchange,
       redelivered: delivery.redelivered,
       contentType: delivery.contentType,
-      messageId: delivery.messageId,
-      // Made when somebody looks.
+      // These are made when somebody looks.
+      get messageId() {
+        return delivery.messageId;
+      },
       get raw() {
         return delivery.raw;
       },
@@ -264,11 +304,7 @@ class Client extends EventEmitter {
     }
     const event = delivery.isStatus ? 'status' : 'message';
     const headers = delivery.headers();
-    if (this.#listening) {
-      this.#listening.hear(delivery, event, [message, headers, info]);
-    } else {
-      safeEmit(this, event, message, headers, info);
-    }
+    this.#listening?.hear(delivery, event, [message, headers, info]);
   }
 
   /** @param {import('./listening').Failure} failure */
@@ -320,6 +356,13 @@ function noRoomError() {
   return new MessageEnginError(
     'ERR_BUFFER_FULL',
     'the message was not taken: twice mqConf.bufferSize waits for the broker',
+  );
+}
+
+function goneError() {
+  return new MessageEnginError(
+    'ERR_CONNECTION_LOST',
+    'the message was not sent: the broker connection is lost for good',
   );
 }
 

@@ -21,6 +21,8 @@ const REDELIVERED = 1;
 const STATUS = 2;
 const UTF8 = 4;
 const REPEATED = 8;
+/** How many times its own size a part of a batch may hold of it. */
+const MOST_HELD = 4;
 
 /**
  * A text of the native side's dictionary; for a header table, what it says.
@@ -209,7 +211,7 @@ class Delivery {
 
   get raw() {
     this.#raw ??= this.#octets
-      ? this.#octets.subarray(this.#start, this.#bodyEnd)
+      ? ownOctets(this.#octets, this.#start, this.#bodyEnd)
       : Buffer.from(this.#text.slice(this.#start, this.#bodyEnd), 'latin1');
     return this.#raw;
   }
@@ -220,7 +222,7 @@ class Delivery {
     if (end === this.#bodyEnd) return undefined;
     return this.#octets
       ? this.#octets.toString('utf8', this.#bodyEnd, end)
-      : this.#text.slice(this.#bodyEnd, end);
+      : ownText(this.#text, this.#bodyEnd, end);
   }
 
   get contentType() {
@@ -276,7 +278,10 @@ class Delivery {
     const text = this.#octets
       ? this.#octets.toString('utf8', this.#start, this.#bodyEnd)
       : this.#text.slice(this.#start, this.#bodyEnd);
-    return decodeText(text, contentType);
+    const message = decodeText(text, contentType);
+    return message === text && !this.#octets
+      ? ownText(this.#text, this.#start, this.#bodyEnd)
+      : message;
   }
 
   /**
@@ -296,6 +301,41 @@ class Delivery {
     if (entry.owner) new Mark(headers, entry);
     return headers;
   }
+}
+
+/**
+ * A part of a batch that does not hold all of it, or not much more than
+ * itself: V8 makes no copy of a slice.
+ *
+ * @param {string} batch ASCII
+ * @param {number} start
+ * @param {number} end
+ */
+function ownText(batch, start, end) {
+  const text = batch.slice(start, end);
+  return isSmall(text, batch)
+    ? Buffer.from(text, 'latin1').toString('latin1')
+    : text;
+}
+
+/**
+ * The same of octets.
+ *
+ * @param {Buffer} batch
+ * @param {number} start
+ * @param {number} end
+ */
+function ownOctets(batch, start, end) {
+  const octets = batch.subarray(start, end);
+  return isSmall(octets, batch) ? Buffer.from(octets) : octets;
+}
+
+/**
+ * @param {{ length: number }} part
+ * @param {{ length: number }} batch
+ */
+function isSmall(part, batch) {
+  return part.length * MOST_HELD < batch.length;
 }
 
 /**

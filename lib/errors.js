@@ -84,4 +84,21 @@ function textOf(error) {
   }
 }
 
-module.exports = { MessageEnginError, OptionError, fromNative, textOf };
+/**
+ * A process warning of an error that nobody listens to. Its text alone, since
+ * Node refuses errors of another realm, as inside Jest.
+ *
+ * @param {any} error
+ */
+function warnOf(error) {
+  const { name, code } = Object(error);
+  process.emitWarning(textOf(error), { type: name, code });
+}
+
+module.exports = {
+  MessageEnginError,
+  OptionError,
+  fromNative,
+  textOf,
+  warnOf,
+};

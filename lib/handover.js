@@ -103,6 +103,7 @@ function isPlainTcp(socket) {
  * @returns {Carrier}
  */
 function reserved(socket, native) {
+  keepEnds(socket);
   // Only destroy() is safe: everything else would shut the shared socket down.
   socket.destroy();
   return {
@@ -116,12 +117,30 @@ function reserved(socket, native) {
 }
 
 /**
+ * keyFn may ask where a client came in, and a socket that is destroyed has
+ * forgotten it. (The other end it remembers once it was asked.)
+ *
+ * @param {Socket} socket
+ */
+function keepEnds(socket) {
+  const { localAddress, localPort, localFamily } = socket;
+  for (const [name, value] of Object.entries({
+    localAddress,
+    localPort,
+    localFamily,
+  })) {
+    Object.defineProperty(socket, name, { value, configurable: true });
+  }
+}
+
+/**
  * @param {Socket} socket
  * @param {Buffer} head
  * @returns {Carrier}
  */
 function bridged(socket, head) {
-  socket.setTimeout(0);
+  // A stream that the http server was given need not have it.
+  socket.setTimeout?.(0);
   return {
     isGone: () => socket.destroyed || socket.readableEnded,
     reject(response) {

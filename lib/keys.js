@@ -1,6 +1,7 @@
 'use strict';
 
 const { isText } = require('./checks');
+const { parseCookies } = require('./cookies');
 
 /**
  * Parts of a declared key; those of messages as the native side reads them.
@@ -130,7 +131,38 @@ function partOf(part, request) {
       : undefined;
   }
   if ('query' in part) return request.resourceURL.query[part.query];
-  return request.cookies.find(({ name }) => name === part.cookie)?.value;
+  // Whatever wsConf.parseCookies says: that is about what keyFn gets.
+  const cookies = parseCookies(request.httpRequest.headers.cookie);
+  return cookies.find(({ name }) => name === part.cookie)?.value;
 }
 
-module.exports = { messageKeyParts, requestKey, requestKeyParts };
+/**
+ * The keys that messageKeyFn returned, as the native side has them: a key is
+ * used as a property name, so 5 and '5' are one key; a key that is falsy can
+ * belong to nobody, since keyFn refuses it.
+ *
+ * @param {unknown} key
+ * @returns {string | string[] | null}
+ */
+function keysOf(key) {
+  if (!Array.isArray(key)) return isKey(key) ? String(key) : null;
+  // One connection gets a message once, however often it is named.
+  return [...new Set(key.filter(isKey).map(String))];
+}
+
+/**
+ * An object without a text of its own names nobody.
+ *
+ * @param {unknown} key
+ */
+function isKey(key) {
+  return key && String(key) !== '[object Object]';
+}
+
+module.exports = {
+  isKey,
+  keysOf,
+  messageKeyParts,
+  requestKey,
+  requestKeyParts,
+};

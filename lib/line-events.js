@@ -1,6 +1,6 @@
 'use strict';
 
-const { fromNative } = require('./errors');
+const { fromNative, warnOf } = require('./errors');
 
 /**
  * Tells an emitter's listeners what happened to the broker's connection.
@@ -18,9 +18,11 @@ function emitLineEvent(emitter, name, json) {
     safeEmit(emitter, name, details.reason);
   } else if (name === 'failed') {
     // An 'error' without a listener would end the process.
-    if (emitter.listenerCount('error'))
+    if (emitter.listenerCount('error')) {
       safeEmit(emitter, 'error', details.error);
-    else process.emitWarning(details.error);
+    } else {
+      warnOf(details.error);
+    }
   } else {
     safeEmit(emitter, name);
   }
@@ -35,8 +37,13 @@ function emitLineEvent(emitter, name, json) {
  * @param {...unknown} values
  */
 function safeEmit(emitter, name, ...values) {
+  safely(() => emitter.emit(name, ...values));
+}
+
+/** @param {() => unknown} call of somebody else's function */
+function safely(call) {
   try {
-    emitter.emit(name, ...values);
+    call();
   } catch (error) {
     process.nextTick(() => {
       throw error;
@@ -44,4 +51,4 @@ function safeEmit(emitter, name, ...values) {
   }
 }
 
-module.exports = { emitLineEvent, safeEmit };
+module.exports = { emitLineEvent, safeEmit, safely };

@@ -1,7 +1,8 @@
 'use strict';
 
 const { toUSVString } = require('node:util');
-const { isDate, isUint8Array } = require('node:util/types');
+const { isBoxedPrimitive, isDate, isUint8Array } = require('node:util/types');
+const { isFunction, isObject, typeName } = require('./checks');
 
 const OCTETS = 'application/octet-stream';
 /** Levels of tables and arrays within headers. */
@@ -34,8 +35,11 @@ function decodeText(text, contentType) {
  * @throws {TypeError} with code ERR_INVALID_ARG_VALUE for what JSON cannot say
  */
 function encodeMessage(message) {
-  if (Buffer.isBuffer(message)) return message;
-  if (isUint8Array(message)) return Buffer.from(message);
+  if (isUint8Array(message)) {
+    return Buffer.isBuffer(message)
+      ? message
+      : Buffer.from(message.buffer, message.byteOffset, message.byteLength);
+  }
   let json;
   try {
     // A lone surrogate has no form in UTF-8, so no frame could carry it.
@@ -62,23 +66,22 @@ function encodeMessage(message) {
  */
 function encodeHeaders(headers) {
   if (headers === undefined || headers === null) return '{}';
-  if (typeof headers !== 'object' || Array.isArray(headers)) {
-    throw Object.assign(
-      new TypeError(`headers must be an object, not ${typeof headers}`),
-      { code: 'ERR_INVALID_ARG_TYPE' },
-    );
-  }
+  if (!isObject(headers)) throw noFields(typeName(headers));
+  let text;
   try {
-    const tagged = needsTags(headers, 0);
-    const json = JSON.stringify(tagged ? tag(headers) : headers);
+    const plain = !needsTags(headers, 0);
+    const json = JSON.stringify(plain ? headers : tag(headers, 0)) ?? '';
     // JSON.stringify escapes half a surrogate pair, which has no UTF-8.
-    const text = /\\ud[89a-f]/.test(json)
+    const whole = /\\ud[89a-f]/.test(json)
       ? JSON.stringify(mapTexts(JSON.parse(json)))
       : json;
-    return tagged ? `!${text}` : text;
+    text = plain ? whole : `!${whole}`;
   } catch (cause) {
     throw invalid(`headers cannot be sent: ${reasonOf(cause)}`, cause);
   }
+  // A Buffer, a Date and what its toJSON() makes something else are objects.
+  if (!/^!?\{/.test(text)) throw noFields('one that has none');
+  return text;
 }
 
 /**
@@ -92,6 +95,9 @@ function decodeHeaders(text) {
 }
 
 /**
+ * Whether JSON.stringify() alone could turn something into text, or do what it
+ * was not seen to do.
+ *
  * @param {any} value
  * @param {number} depth
  * @returns {boolean}
@@ -99,13 +105,22 @@ function decodeHeaders(text) {
 function needsTags(value, depth) {
   if (typeof value !== 'object' || value === null) return false;
   if (isDate(value) || isUint8Array(value)) return true;
-  // Circles end here too.
-  if (depth > MAX_DEPTH) throw new RangeError(`deeper than ${MAX_DEPTH}`);
+  if (isFunction(value.toJSON)) return true;
+  checkDepth(depth);
   let found = false;
   for (const name in value) {
     found = needsTags(value[name], depth + 1) || found;
   }
   return found;
+}
+
+/**
+ * Circles end here too.
+ *
+ * @param {number} depth
+ */
+function checkDepth(depth) {
+  if (depth > MAX_DEPTH) throw new RangeError(`deeper than ${MAX_DEPTH}`);
 }
 
 /**
@@ -125,15 +140,36 @@ function mapTexts(value) {
 }
 
 /**
- * @param {any} value
- * @returns {any}
+ * @param {any} given
+ * @param {number} depth
+ * @param {string} [name] of the field that has it
+ * @returns {any} what JSON.stringify() makes the tagged JSON of
  */
-function tag(value) {
+function tag(given, depth, name = '') {
+  const value = saidOf(given, name);
+  // A toJSON() among them would be asked again.
+  if (isFunction(value)) return undefined;
   if (typeof value !== 'object' || value === null) return value;
   if (isDate(value)) return ['d', Math.max(0, value.getTime() || 0)];
   if (isUint8Array(value)) return ['x', Buffer.from(value).toString('hex')];
-  if (Array.isArray(value)) return ['a', ...value.map(tag)];
-  return mapValues(value, tag);
+  if (isBoxedPrimitive(value)) return value;
+  checkDepth(depth);
+  /** @type {(item: any, name: string | number) => any} */
+  const deeper = (item, name) => tag(item, depth + 1, String(name));
+  if (Array.isArray(value)) return ['a', ...value.map(deeper)];
+  return mapValues(value, deeper);
+}
+
+/**
+ * What a value says of itself; Dates and Buffers would say a text.
+ *
+ * @param {any} value
+ * @param {string} name
+ */
+function saidOf(value, name) {
+  if (typeof value !== 'object' || value === null) return value;
+  if (isDate(value) || isUint8Array(value)) return value;
+  return isFunction(value.toJSON) ? value.toJSON(name) : value;
 }
 
 /**
@@ -151,17 +187,25 @@ function untag(value) {
 
 /**
  * @param {Record<string, any>} object
- * @param {(value: any) => any} map
+ * @param {(value: any, name: string) => any} map
  */
 function mapValues(object, map) {
   return Object.fromEntries(
-    Object.entries(object).map(([name, value]) => [name, map(value)]),
+    Object.entries(object).map(([name, value]) => [name, map(value, name)]),
   );
 }
 
 /** @param {unknown} error */
 function reasonOf(error) {
   return error instanceof Error ? error.message : String(error);
+}
+
+/** @param {string} what was given in place of an object with fields */
+function noFields(what) {
+  const error = new TypeError(
+    `headers must be an object with fields, not ${what}`,
+  );
+  return Object.assign(error, { code: 'ERR_INVALID_ARG_TYPE' });
 }
 
 /**

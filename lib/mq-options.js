@@ -24,6 +24,7 @@ const {
   check,
   defaultsOf,
   fileName,
+  fileNames,
   integer,
   name,
   oneOf,
@@ -98,7 +99,7 @@ const sslRules = {
       ? value.length > 0 && value.every(isContent)
       : isContent(value),
   ),
-  caFile: fileName,
+  caFile: fileNames,
   pfx: secret('a Buffer', (value) => ArrayBuffer.isView(value)),
   pfxFile: fileName,
   passphrase: secret('a well-formed Unicode string', (value) => isText(value)),

@@ -1,6 +1,6 @@
 'use strict';
 
-const { fromNative } = require('./errors');
+const { fromNative, warnOf } = require('./errors');
 
 /** @typedef {import('../binding').NativeClient} NativeClient */
 
@@ -10,6 +10,8 @@ const { fromNative } = require('./errors');
  */
 const BURST_MESSAGES = 256;
 const BURST_BYTES = 256 * 1024;
+/** A larger Buffer costs more to copy than to hand over by itself. */
+const COPIED_BYTES = 4096;
 
 /**
  * A message on its way to the native side.
@@ -21,6 +23,7 @@ const BURST_BYTES = 256 * 1024;
  * @property {unknown} message what the caller gave
  * @property {any} given the headers that the caller gave
  * @property {boolean} [dropped] not taken: no room
+ * @property {Error} [failure] not taken: it cannot be carried
  */
 
 /**
@@ -40,6 +43,7 @@ class Outgoing {
   #full = false;
   /** Somebody was told to hold on. */
   #owed = false;
+  #ended = false;
 
   /**
    * @param {NativeClient} native
@@ -56,21 +60,29 @@ class Outgoing {
 
   /**
    * @param {Sending} sending
+   * @param {{ atOnce?: boolean }} [options] atOnce: the answer is to be exact
    * @returns {boolean} false: hold on until drain
    */
-  push(sending) {
+  push(sending, { atOnce = false } = {}) {
     if (this.#waiting.length === 0) process.nextTick(() => this.flush());
     this.#waiting.push(sending);
-    this.#bytes += sending.body.length;
-    // Where it may get tight, each answer is to be exact.
+    const { body } = sending;
+    this.#bytes += body.length;
+    // Where it may get tight, each answer is to be exact too.
     const isTight =
       this.#full || this.#level + this.#bytes > this.#bufferSize / 4;
+    const isLarge = typeof body !== 'string' && body.length > COPIED_BYTES;
     if (
+      atOnce ||
       isTight ||
+      isLarge ||
       this.#waiting.length >= BURST_MESSAGES ||
       this.#bytes >= BURST_BYTES
     ) {
       this.flush();
+    } else if (typeof body !== 'string') {
+      // The caller may write to it again before it is handed over.
+      sending.body = Buffer.from(body);
     }
     if (this.#full) this.#owed = true;
     return !this.#full;
@@ -81,7 +93,24 @@ class Outgoing {
     if (sendings.length === 0) return;
     this.#waiting = [];
     this.#bytes = 0;
-    const answer = this.#hand(sendings);
+    this.#hand(sendings);
+  }
+
+  /** @param {Sending[]} sendings */
+  #hand(sendings) {
+    let answer;
+    try {
+      answer = this.#native.send(
+        sendings.map(({ body }) => body),
+        sendings.map(({ headers }) => headers),
+      );
+    } catch (error) {
+      // None was taken, and the others must not be lost with the one that
+      // cannot be carried.
+      if (sendings.length > 1) for (const each of sendings) this.#hand([each]);
+      else this.#fail(sendings[0], fromNative(error));
+      return;
+    }
     this.#level = answer;
     if (answer >= 0) return;
     this.#full = true;
@@ -92,28 +121,30 @@ class Outgoing {
   }
 
   /**
-   * @param {Sending[]} sendings
-   * @returns {number} what the native side answers; -1 when it took nothing
+   * @param {Sending} sending
+   * @param {any} error
    */
-  #hand(sendings) {
-    try {
-      return this.#native.send(
-        sendings.map(({ body }) => body),
-        sendings.map(({ headers }) => headers),
-      );
-    } catch (error) {
-      process.emitWarning(fromNative(error));
-      return -1;
-    }
+  #fail(sending, error) {
+    warnOf(error);
+    sending.failure = error;
+    this.#onDropped(sending);
+  }
+
+  /** The broker takes nothing for now: what is sent next is to be told so. */
+  blocked() {
+    this.#level = Infinity;
   }
 
   /** Nothing is taken any more: the broker is gone for good. */
   ended() {
-    this.#level = Infinity;
+    this.#full = true;
+    this.#ended = true;
   }
 
   /** The native side has room again. */
   drained() {
+    // What is gone for good makes room for nobody.
+    if (this.#ended) return;
     this.#full = false;
     this.#level = 0;
     if (!this.#owed) return;

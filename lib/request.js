@@ -92,8 +92,8 @@ class Request {
    * The whole response of a refusal, to be written as latin1. Whatever it is
    * given, it makes one valid HTTP/1.1 response of it and does not throw: a
    * status that is no redirect and no error becomes 403 (WebSocket-Node's
-   * default), characters that headers cannot have are left out, and those
-   * beyond latin1 become '?'.
+   * default), characters that headers cannot have are left out, as are
+   * headers that cannot be read, and those beyond latin1 become '?'.
    *
    * @param {Rejection} rejection
    * @returns {string}
@@ -109,8 +109,7 @@ class Request {
       'Content-Length: 0',
     ];
     if (reason) lines.push(field('X-WebSocket-Reject-Reason', reason));
-    const extra = typeof headers === 'object' && headers ? headers : {};
-    for (const [given, value] of Object.entries(extra)) {
+    for (const [given, value] of fieldsOf(headers)) {
       const name = given.replace(/[^\w!#$%&'*+\-.^`|~]/g, '');
       if (!name || FRAMING.includes(name.toLowerCase())) continue;
       for (const item of [value].flat()) {
@@ -319,6 +318,18 @@ function field(name, value) {
     .replace(/[^\t\x20-\x7e\xa0-\u{10ffff}]/gu, '')
     .replace(/[^\t\x20-\xff]/gu, '?');
   return `${name}: ${text}`;
+}
+
+/**
+ * @param {any} headers
+ * @returns {[name: string, value: unknown][]} none where they cannot be read
+ */
+function fieldsOf(headers) {
+  try {
+    return typeof headers === 'object' ? Object.entries(headers ?? {}) : [];
+  } catch {
+    return [];
+  }
 }
 
 /** @param {unknown} value */

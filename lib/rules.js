@@ -51,6 +51,17 @@ const integer = (fallback, min, max, unit) => ({
   fits: (value) => isIntegerWithin(value, min, max),
 });
 
+/** @type {(fallback: number) => Rule} */
+const limit = (fallback) => {
+  const { expected, fits } = integer(fallback, 1, MAX_BYTES, 'bytes');
+  return {
+    fallback,
+    expected: `${expected} or Infinity`,
+    fits: (value) => value === Infinity || fits(value),
+    to: (value) => Math.min(value, MAX_BYTES),
+  };
+};
+
 /** @type {(unit: string) => Rule} */
 const positive = (unit) => ({
   expected: `a finite number above 0 (${unit})`,
@@ -81,12 +92,25 @@ const name = (fallback, maxBytes = MAX_NAME) => ({
 /** @type {(type: string, fits: (value: any) => boolean) => Rule} */
 const required = (expected, fits) => ({ expected, fits, required: true });
 
+/** @type {(value: any) => boolean} */
+const isFileName = (value) => isText(value) && !value.includes('\0');
+
 /** @type {Rule} */
 const fileName = {
   expected: 'the name of a file',
-  fits: (value) => isText(value) && !value.includes('\0'),
+  fits: isFileName,
   // A secret that was meant for the field without 'File'.
   secret: true,
+};
+
+/** @type {Rule} */
+const fileNames = {
+  ...fileName,
+  expected: 'the name of a file, or a non-empty array of them',
+  fits: (value) =>
+    Array.isArray(value)
+      ? value.length > 0 && value.every(isFileName)
+      : isFileName(value),
 };
 
 /** @type {(expected: string, fits: (value: any) => boolean) => Rule} */
@@ -182,7 +206,9 @@ module.exports = {
   check,
   defaultsOf,
   fileName,
+  fileNames,
   integer,
+  limit,
   milliseconds,
   name,
   oneOf,

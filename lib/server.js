@@ -5,13 +5,14 @@ const { EventEmitter } = require('node:events');
 const co = require('co');
 const { Admission } = require('./admission');
 const { arrivalOf } = require('./arrival');
-const { unlessClaimed } = require('./claims');
+const { shown } = require('./checks');
 const { Deliveries } = require('./crossing');
+const { enter } = require('./entrance');
 const { startGateway, useThreads } = require('./native');
 const { fromNative, textOf } = require('./errors');
 const { output, takeOver } = require('./handover');
-const { isWebSocket, refusalOf } = require('./handshake');
-const { requestKey } = require('./keys');
+const { refusalOf } = require('./handshake');
+const { isKey, keysOf, requestKey } = require('./keys');
 const { emitLineEvent, safeEmit } = require('./line-events');
 const { mqSettings } = require('./mq-options');
 const { Request } = require('./request');
@@ -28,7 +29,6 @@ const { yieldable } = require('./yieldable');
  * @typedef {import('..').Gateway} PublicGateway
  */
 
-const NOT_HERE = { status: 404, reason: 'Nothing listens at this path.' };
 const CLOSING = {
   status: 503,
   reason: 'Server is shutting down',
@@ -36,6 +36,7 @@ const CLOSING = {
 };
 /** A drain beyond that is none. */
 const MAX_DRAIN = 24 * 3600 * 1000;
+const NO_KEY = { status: 404, reason: 'bad request' };
 const TOO_LATE = { status: 408, reason: 'Handshake timed out' };
 
 /**
@@ -174,33 +175,15 @@ class Gateway extends EventEmitter {
    */
   _open(native) {
     this.#native = native;
-    for (const server of this.#settings.httpServers) {
-      /** @type {(httpRequest: IncomingMessage, socket: any, head: Buffer) => void} */
-      const listener = (httpRequest, socket, head) => {
-        this.#onUpgrade(server, httpRequest, socket, head);
-      };
-      // First, so as to see the socket before other listeners touch it.
-      server.prependListener('upgrade', listener);
-      this.#leave.push(() => server.removeListener('upgrade', listener));
-    }
-  }
-
-  /**
-   * @param {import('node:http').Server} server
-   * @param {IncomingMessage} httpRequest
-   * @param {Socket} socket
-   * @param {Buffer} head
-   */
-  #onUpgrade(server, httpRequest, socket, head) {
-    const { path } = this.#settings;
-    const alone = (server.listenerCount?.('upgrade') ?? 1) < 2;
-    if (path !== null && path !== pathOf(httpRequest)) {
-      if (alone) this.#upgrade(httpRequest, socket, head, NOT_HERE);
-    } else if (alone || path !== null) {
-      this.#upgrade(httpRequest, socket, head);
-    } else if (isWebSocket(httpRequest)) {
-      unlessClaimed(socket, () => this.#upgrade(httpRequest, socket, head));
-    }
+    const { httpServers, path, handshakeTimeout } = this.#settings;
+    /** @type {import('./entrance').Taker} */
+    const taker = {
+      path,
+      patience: handshakeTimeout,
+      isClosing: () => this.#draining,
+      take: (...upgrade) => this.#upgrade(...upgrade),
+    };
+    this.#leave = httpServers.map((server) => enter(server, taker));
   }
 
   /**
@@ -269,23 +252,41 @@ class Gateway extends EventEmitter {
    */
   async #decide(request, carrier) {
     this.#hold(carrier);
-    /** @type {import('./arrival').KnownArrival | null} */
-    let arrival = null;
-    /** @type {import('./request').Rejection | null} */
-    let rejection;
     try {
-      const key = await this.#askKey(request);
-      rejection = request.rejection;
-      if (key && !rejection) arrival = arrivalOf(request, key);
-      else rejection ??= { status: 404, reason: 'bad request' };
+      const answer = await this.#answerTo(request);
+      // Closing or the timeout may have answered for it.
+      if (!this.#settled(carrier)) return;
+      const rejection = answer.arrival
+        ? this.#accept(request, carrier, answer.arrival)
+        : answer.rejection;
+      if (rejection) this.#refuse(carrier, rejection);
     } catch (error) {
-      rejection = request.rejection ?? rejectionOf(error);
+      // The request is keyFn's to write to: it can throw wherever it is read.
+      this.#settled(carrier);
+      carrier.destroy();
       safeEmit(this, 'keyError', error, request);
     }
-    // Closing or the timeout has answered for it.
-    if (!this.#settled(carrier)) return;
-    if (arrival) rejection = this.#accept(request, carrier, arrival);
-    if (rejection) this.#refuse(carrier, rejection);
+  }
+
+  /**
+   * @param {KeyRequest} request
+   * @returns {Promise<{ arrival: import('./arrival').KnownArrival, rejection?: undefined }
+   *   | { arrival?: undefined, rejection: import('./request').Rejection }>}
+   */
+  async #answerTo(request) {
+    try {
+      const key = await this.#askKey(request);
+      if (request.rejection) return { rejection: request.rejection };
+      if (!key) return { rejection: NO_KEY };
+      if (!isKey(key)) {
+        const what = `wsConf.keyFn returned ${shown(key)}, which is no key`;
+        throw Object.assign(new TypeError(what), NO_KEY);
+      }
+      return { arrival: arrivalOf(request, key) };
+    } catch (error) {
+      safeEmit(this, 'keyError', error, request);
+      return { rejection: request.rejection ?? rejectionOf(error) };
+    }
   }
 
   /**
@@ -307,8 +308,7 @@ class Gateway extends EventEmitter {
    * @returns {import('./request').Rejection | null}
    */
   #accept(request, carrier, arrival) {
-    const { protocol, origin } = this.#settings;
-    const { response, rejection } = request.acceptResponse(protocol, origin);
+    const { response, rejection } = this.#responseTo(request);
     if (rejection) return rejection;
     if (carrier.isGone()) {
       carrier.destroy();
@@ -325,6 +325,20 @@ class Gateway extends EventEmitter {
         safeEmit(this, 'error', fromNative(error));
       }
       return { status: 500 };
+    }
+  }
+
+  /**
+   * @param {KeyRequest} request
+   * @returns {ReturnType<KeyRequest['acceptResponse']>}
+   */
+  #responseTo(request) {
+    const { protocol, origin } = this.#settings;
+    try {
+      return request.acceptResponse(protocol, origin);
+    } catch (error) {
+      safeEmit(this, 'keyError', error, request);
+      return { rejection: { status: 500 } };
     }
   }
 
@@ -400,33 +414,6 @@ function rejectionOf(error) {
   } catch {
     return { status: 404 };
   }
-}
-
-/** @param {IncomingMessage} httpRequest */
-function pathOf({ url = '' }) {
-  return url.split('?', 1)[0];
-}
-
-/**
- * A key is used as a property name, so 5 and '5' are one key; a key that is
- * falsy can belong to nobody, since keyFn refuses it.
- *
- * @param {unknown} key
- * @returns {string | string[] | null}
- */
-function keysOf(key) {
-  if (!Array.isArray(key)) return isKey(key) ? String(key) : null;
-  // One connection gets a message once, however often it is named.
-  return [...new Set(key.filter(isKey).map(String))];
-}
-
-/**
- * An object without a text of its own names nobody.
- *
- * @param {unknown} key
- */
-function isKey(key) {
-  return key && String(key) !== '[object Object]';
 }
 
 module.exports = { start };

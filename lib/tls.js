@@ -249,6 +249,15 @@ function given(ssl, name) {
     return { option, parts };
   }
   if (!file) return null;
+  const parts = [file].flat().map((name) => readFile(name, option));
+  return { option: `${option}File`, parts };
+}
+
+/**
+ * @param {string} file
+ * @param {string} option that holds content
+ */
+function readFile(file, option) {
   if (file.includes('-----BEGIN')) {
     // Not shown: it may be the key.
     throw new OptionError(
@@ -257,7 +266,7 @@ function given(ssl, name) {
     );
   }
   try {
-    return { option: `${option}File`, parts: [fs.readFileSync(file)] };
+    return fs.readFileSync(file);
   } catch (error) {
     const { code } = /** @type {NodeJS.ErrnoException} */ (error);
     throw new OptionError(

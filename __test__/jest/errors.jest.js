@@ -46,3 +46,20 @@ test('send before init', () => {
   const client = new Client({ url: 'memory://jest-errors' });
   expect(() => client.send('early')).toThrow(MessageEnginError);
 });
+
+test('a message that cannot be carried', async () => {
+  const client = await new Client({ url: 'memory://jest-errors' }).init();
+  const told = once(client, 'undeliverable');
+  let deep = {};
+  for (let level = 0; level < 200; level += 1) deep = { deep };
+  let reads = 0;
+  client.send('lost', {
+    get mood() {
+      reads += 1;
+      return reads > 1 ? deep : 'good';
+    },
+  });
+  expect((await told)[0]).toBe('lost');
+  expect(client.send('taken')).toBe(true);
+  await client.close();
+});
