@@ -5,6 +5,7 @@ const { EventEmitter } = require('node:events');
 const { Deliveries } = require('./crossing');
 const { startClient } = require('./native');
 const { MessageEnginError, fromNative, textOf } = require('./errors');
+const { Info } = require('./info');
 const { emitLineEvent, safeEmit, safely } = require('./line-events');
 const { Hearing } = require('./hearing');
 const { Listening } = require('./listening');
@@ -284,19 +285,6 @@ class Client extends EventEmitter {
   /** @param {InstanceType<typeof import('./crossing').Delivery>} delivery */
   #tell(delivery) {
     const message = delivery.message();
-    const info = {
-      routingKey: delivery.routingKey,
-      exchange: delivery.exchange,
-      redelivered: delivery.redelivered,
-      contentType: delivery.contentType,
-      // These are made when somebody looks.
-      get messageId() {
-        return delivery.messageId;
-      },
-      get raw() {
-        return delivery.raw;
-      },
-    };
     this.#addToPayload(message, delivery);
     if (!delivery.isStatus) {
       this.#counters.received += 1;
@@ -304,6 +292,7 @@ class Client extends EventEmitter {
     }
     const event = delivery.isStatus ? 'status' : 'message';
     const headers = delivery.headers();
+    const info = new Info(delivery);
     this.#listening?.hear(delivery, event, [message, headers, info]);
   }
 

@@ -21,6 +21,8 @@ const REDELIVERED = 1;
 const STATUS = 2;
 const UTF8 = 4;
 const REPEATED = 8;
+/** Headers that may come back and need not be encoded again. */
+const REMEMBERED = 64;
 /** How many times its own size a part of a batch may hold of it. */
 const MOST_HELD = 4;
 
@@ -37,39 +39,6 @@ const MOST_HELD = 4;
  * @property {number} size fields of the template
  */
 
-/** What its constructor returns takes the place of `this`. */
-class Given {
-  /** @param {object} object */
-  constructor(object) {
-    return object;
-  }
-}
-
-/**
- * Remembers which entry an object of headers was made from, by a private
- * field: nothing that looks at the object sees it, and a copy has none.
- */
-class Mark extends Given {
-  #entry;
-
-  /**
-   * @param {object} headers
-   * @param {Entry} entry
-   */
-  constructor(headers, entry) {
-    super(headers);
-    this.#entry = entry;
-  }
-
-  /**
-   * @param {any} headers
-   * @returns {Entry | undefined}
-   */
-  static of(headers) {
-    return #entry in headers ? headers.#entry : undefined;
-  }
-}
-
 /**
  * The deliveries of one gateway or client as the native side hands them over:
  * a batch in one string, and texts that repeat as entries of a dictionary.
@@ -79,6 +48,11 @@ class Deliveries {
   /** @type {Entry[]} */
   #entries = [];
   #generation = 0;
+  /** The headers that were handed out last, in a ring. @type {object[]} */
+  #given = [];
+  /** What they were made from. @type {Entry[]} */
+  #givenFrom = [];
+  #last = 0;
 
   /**
    * @param {{ returning?: boolean }} [options] returning: headers may come
@@ -135,10 +109,8 @@ class Deliveries {
    */
   entryOf(headers) {
     if (typeof headers !== 'object' || headers === null) return undefined;
-    const entry = Mark.of(headers);
-    if (entry?.owner !== this || entry.generation !== this.#generation) {
-      return undefined;
-    }
+    const entry = this.#entryBehind(headers);
+    if (entry?.generation !== this.#generation) return undefined;
     const given = /** @type {Record<string, unknown>} */ (headers);
     const template = /** @type {Record<string, unknown>} */ (entry.template);
     let count = 0;
@@ -147,6 +119,30 @@ class Deliveries {
       count += 1;
     }
     return count === entry.size ? entry.id : undefined;
+  }
+
+  /**
+   * Remembers headers that are handed out, for a while: most come back at once.
+   *
+   * @param {object} headers
+   * @param {Entry} entry
+   */
+  remember(headers, entry) {
+    this.#last = (this.#last + 1) % REMEMBERED;
+    this.#given[this.#last] = headers;
+    this.#givenFrom[this.#last] = entry;
+  }
+
+  /**
+   * @param {object} headers
+   * @returns {Entry | undefined}
+   */
+  #entryBehind(headers) {
+    for (let age = 0; age < REMEMBERED; age += 1) {
+      const index = (this.#last - age + REMEMBERED) % REMEMBERED;
+      if (this.#given[index] === headers) return this.#givenFrom[index];
+    }
+    return undefined;
   }
 }
 
@@ -298,7 +294,7 @@ class Delivery {
     }
     if (entry.template === null) return decodeHeaders(entry.text);
     const headers = { ...entry.template };
-    if (entry.owner) new Mark(headers, entry);
+    entry.owner?.remember(headers, entry);
     return headers;
   }
 }

@@ -1,0 +1,31 @@
+'use strict';
+
+/**
+ * What the broker says of a message beside its headers. A class, since an
+ * object with getters of its own costs more than all else that is made for a
+ * message.
+ */
+class Info {
+  #delivery;
+
+  /** @param {InstanceType<typeof import('./crossing').Delivery>} delivery */
+  constructor(delivery) {
+    this.#delivery = delivery;
+    this.routingKey = delivery.routingKey;
+    this.exchange = delivery.exchange;
+    this.redelivered = delivery.redelivered;
+    this.contentType = delivery.contentType;
+  }
+
+  // These are made when somebody looks.
+
+  get messageId() {
+    return this.#delivery.messageId;
+  }
+
+  get raw() {
+    return this.#delivery.raw;
+  }
+}
+
+module.exports = { Info };
