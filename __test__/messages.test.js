@@ -188,6 +188,24 @@ forEachBroker(test, 'info says how it came', async (t, broker) => {
 
 forEachBroker(
   test,
+  'a promise that a listener returns is its own business',
+  async (t, broker) => {
+    const world = await open(t, broker);
+    world.client.on('message', () => {
+      const working = Promise.reject(new Error('dealt with'));
+      working.catch(() => {});
+      return working;
+    });
+    const peer = await world.connect('a');
+    peer.send('1');
+    peer.send('2');
+    // What is left unhandled would end the process.
+    t.deepEqual(await world.heard(2), [1, 2]);
+  },
+);
+
+forEachBroker(
+  test,
   'routing key and delivery tag in the payload',
   async (t, broker) => {
     const world = await open(t, broker, {

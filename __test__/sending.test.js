@@ -13,6 +13,22 @@ const { open } = require('./support/world');
 
 const range = (count) => Array.from({ length: count }, (_, n) => n);
 
+forEachBroker(
+  test,
+  'however many are sent at once, those that found room arrive',
+  async (t, broker) => {
+    const world = await open(t, broker, { mq: { bufferSize: 16 * 1024 } });
+    const peer = await world.connect('a');
+    const headers = { to: 'a', filler: 'x'.repeat(500) };
+    let sent = 0;
+    do sent += 1;
+    while (world.client.send(sent, headers) && sent < 1000);
+    t.true(sent < 1000);
+    t.is((await peer.received(sent)).length, sent);
+    t.is(world.client.stats().undeliverable, 0);
+  },
+);
+
 forEachBroker(test, 'send before init and after close', async (t, broker) => {
   const client = new Client(broker.settings());
   const early = { instanceOf: MessageEnginError, code: 'ERR_NOT_INITIALIZED' };

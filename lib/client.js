@@ -25,6 +25,8 @@ const { yieldable } = require('./yieldable');
 
 /** How long close() tries to publish what waits, in ms. */
 const CLOSE_PATIENCE = 5000;
+/** What a message takes in a queue beside its own, as the native side counts. */
+const SLOT_BYTES = 192;
 /** How long it waits for listeners that have something in hand, in ms. */
 const LISTENERS_PATIENCE = 30000;
 
@@ -198,9 +200,10 @@ class Client extends EventEmitter {
   #sending(message, given) {
     const body = encodeMessage(message);
     const headers = this.#deliveries.entryOf(given) ?? encodeHeaders(given);
+    const overhead = SLOT_BYTES + this.#deliveries.sizeOf(headers);
     this.#counters.sent += 1;
     this.#counters.sentBytes += Buffer.byteLength(body);
-    return { body, headers, message, given };
+    return { body, headers, overhead, message, given };
   }
 
   stats() {
@@ -231,6 +234,7 @@ class Client extends EventEmitter {
     await this.#replayed;
     if (this.#listening) await within(timeout, this.#listening.done());
     this.#outgoing?.flush();
+    this.#refusal = closedError;
     await this.#native?.close(CLOSE_PATIENCE);
     this.#listening = null;
     safeEmit(this, 'close');

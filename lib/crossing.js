@@ -122,6 +122,17 @@ class Deliveries {
   }
 
   /**
+   * About how many bytes headers take.
+   *
+   * @param {string | number} headers as JSON, or as the number of an entry
+   */
+  sizeOf(headers) {
+    return typeof headers === 'string'
+      ? headers.length
+      : this.#entries[headers].text.length;
+  }
+
+  /**
    * Remembers headers that are handed out, for a while: most come back at once.
    *
    * @param {object} headers

@@ -1,11 +1,12 @@
 'use strict';
 
-const { isPromise } = require('node:util/types');
+const { isAsyncFunction } = require('node:util/types');
 const { safely } = require('./line-events');
 
 /**
- * Deliveries that are done with when they are given away. Async listeners have
- * them in hand a while longer, for which close() waits.
+ * Deliveries that are done with when they are given away. Async functions have
+ * them in hand a while longer, for which close() waits. What other functions
+ * return is theirs: somebody may deal with its rejection already.
  */
 class Hearing {
   #emitter;
@@ -22,7 +23,7 @@ class Hearing {
   }
 
   /**
-   * Calls the listeners as emit() does.
+   * Calls the listeners, in their order, and none behind one that throws.
    *
    * @param {unknown} delivery
    * @param {string} event
@@ -32,8 +33,7 @@ class Hearing {
     safely(() => {
       for (const listener of this.#emitter.rawListeners(event)) {
         const result = listener.apply(this.#emitter, values);
-        // Other thenables may be questions that are asked by then() alone.
-        if (isPromise(result)) this.#hold(result);
+        if (isAsyncFunction(original(listener))) this.#hold(result);
       }
     });
   }
@@ -62,6 +62,11 @@ class Hearing {
       })
     );
   }
+}
+
+/** What once() was given. @param {any} listener */
+function original(listener) {
+  return listener.listener ?? listener;
 }
 
 module.exports = { Hearing };

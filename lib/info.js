@@ -15,14 +15,10 @@ class Info {
     this.exchange = delivery.exchange;
     this.redelivered = delivery.redelivered;
     this.contentType = delivery.contentType;
+    this.messageId = delivery.messageId;
   }
 
-  // These are made when somebody looks.
-
-  get messageId() {
-    return this.#delivery.messageId;
-  }
-
+  /** Made when somebody looks. */
   get raw() {
     return this.#delivery.raw;
   }

@@ -156,7 +156,8 @@ function keysOf(key) {
  * @param {unknown} key
  */
 function isKey(key) {
-  return key && String(key) !== '[object Object]';
+  if (typeof key !== 'object') return Boolean(key);
+  return key !== null && !/^\[object .*\]$/.test(String(key));
 }
 
 module.exports = {

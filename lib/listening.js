@@ -12,7 +12,6 @@ const DROP = 2;
  *
  * @typedef {object} Failure
  * @property {unknown} error
- * @property {Delivery} delivery
  * @property {boolean} dropped it had come again already, and does no more
  * @property {any[]} values what the listener got
  */
@@ -94,7 +93,7 @@ class Listening {
   #fail(error, delivery, values) {
     const dropped = delivery.returned;
     this.#tell(delivery, dropped ? DROP : AGAIN);
-    this.#failed({ error, delivery, dropped, values });
+    this.#failed({ error, dropped, values });
   }
 
   /**

@@ -20,6 +20,7 @@ const COPIED_BYTES = 4096;
  * @property {string | Buffer} body
  * @property {string | number} headers as JSON, or as an entry of those that
  *   came
+ * @property {number} overhead bytes that it takes beside its body
  * @property {unknown} message what the caller gave
  * @property {any} given the headers that the caller gave
  * @property {boolean} [dropped] not taken: no room
@@ -64,10 +65,15 @@ class Outgoing {
    * @returns {boolean} false: hold on until drain
    */
   push(sending, { atOnce = false } = {}) {
+    if (this.#ended) {
+      sending.dropped = true;
+      this.#onDropped(sending);
+      return false;
+    }
     if (this.#waiting.length === 0) process.nextTick(() => this.flush());
     this.#waiting.push(sending);
     const { body } = sending;
-    this.#bytes += body.length;
+    this.#bytes += body.length + sending.overhead;
     // Where it may get tight, each answer is to be exact too.
     const isTight =
       this.#full || this.#level + this.#bytes > this.#bufferSize / 4;

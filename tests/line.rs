@@ -226,6 +226,25 @@ async fn a_connection_that_is_lost_while_closing_is_made_once_more_for_what_wait
 }
 
 #[tokio::test(start_paused = true)]
+async fn closing_waits_for_nobody_else_to_be_back() {
+    let settings = BrokerSettings { reconnect_backoff_time: 3000, ..broker("memory:") };
+    for waits in [false, true] {
+        let fickle = Fickle::default();
+        let (line, events) = open(&fickle, &settings).await;
+        fickle.0.cut.notify_one();
+        until(|| events.0.lock().unwrap().iter().any(|event| event == "ready")).await;
+        if waits {
+            line.outgoing.force_push(json("k", "0"));
+        }
+        let began = Instant::now();
+        line.close(Duration::from_secs(5)).await;
+        assert!(began.elapsed() < Duration::from_secs(1));
+        assert_eq!(fickle.0.published.lock().unwrap().len(), usize::from(waits));
+        assert_eq!(line.counters.lost.load(Ordering::Relaxed), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_loss_while_the_broker_takes_nothing_ends_that() {
     let settings = broker("memory:");
     let fickle = Fickle::default();

@@ -1,6 +1,7 @@
 //! What waits for the broker, on its way to a session; what the session does not take goes back.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -33,11 +34,12 @@ pub struct Carrier<'a, S> {
 }
 
 impl<S: Session> Carrier<'_, S> {
-    /// Ends with Ok when the buffer is closed and empty, and what was in it has arrived. `find_route`: others declare the
-    /// queues, and this is the time that they may need for it.
-    pub async fn run(mut self, find_route: Option<Duration>) -> Result<()> {
-        if let Some(patience) = find_route {
-            self.find_route(patience).await?;
+    /// Ends with Ok when the buffer is closed and empty, and what was in it has arrived. `others`: they declare the
+    /// queues, and have had their time for it when this resolves.
+    pub async fn run(mut self, others: Option<impl Future<Output = ()> + Send>) -> Result<()> {
+        if let Some(others) = others {
+            others.await;
+            self.find_route().await?;
         }
         let mut batch = VecDeque::new();
         let mut wrote = None;
@@ -96,10 +98,9 @@ impl<S: Session> Carrier<'_, S> {
     }
 
     /// A broker that was away may have lost its queues, and the other side may not be back to declare them: what waits here
-    /// would vanish one message after the other. Holds all back until the others have had their time, since of several
-    /// gateways each needs the message; and the first until it has somewhere to go, or patience ends.
-    async fn find_route(&mut self, patience: Duration) -> Result<()> {
-        sleep(patience).await;
+    /// would vanish one message after the other. Of several gateways each needs them, so all have had their time before
+    /// this. Holds the first message back until it has somewhere to go, or patience ends.
+    async fn find_route(&mut self) -> Result<()> {
         let mut front = VecDeque::new();
         let until = Instant::now() + ROUTE_PATIENCE;
         while Instant::now() < until && self.outgoing.drain(&mut front, 1, PUBLISH_BYTES).await {

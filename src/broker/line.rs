@@ -89,7 +89,8 @@ struct Backoff {
 }
 
 impl Backoff {
-    /// How long those who lost a broker together and have the same settings take to be back, behind the first of them.
+    /// How long those who lost a broker together and have the same settings may take to be back, behind the first of them:
+    /// that is, as long as their attempts follow each other within seconds.
     fn all_are_back(self) -> Duration {
         let longest = self.time as f64 * (1.0 + self.jitter);
         (Duration::from_millis(longest as u64) + CONNECTING).min(MOST_PATIENCE)
@@ -214,9 +215,7 @@ impl<B: Broker> Runner<B> {
             let mut unsettled = session.unsettled();
             self.counters.take_back(unsettled.len());
             self.outgoing.put_back(&mut unsettled);
-            if self.plan.is_reliable() {
-                self.counters.lose(session.refused());
-            }
+            self.counters.lose(session.refused());
             let Err(error) = result else { break };
             was_lost = true;
             // Dropped before the next attempt: an exclusive queue must be free again.
@@ -305,7 +304,13 @@ impl<B: Broker> Runner<B> {
         };
         // Who declares what it publishes to has nothing to wait for.
         let others = was_lost && self.plan.targets.is_empty() && !self.plan.is_reliable();
-        let find_route = others.then(|| self.backoff.all_are_back());
+        let (patience, mut stopping) = (self.backoff.all_are_back(), self.stopped.clone());
+        let find_route = others.then_some(async move {
+            tokio::select! {
+                () = sleep(patience) => (),
+                _ = stopping.wait_for(|stop| *stop != Stop::No) => (),
+            }
+        });
         let mut publish = Apart::new(carrier.run(find_route));
         let blocked = |reason: Option<&str>| {
             self.outgoing.hold(reason.is_some());

@@ -146,18 +146,23 @@ impl<'a> Handing<'a> {
             let sent = match shared.socket.slow_consumer {
                 SlowConsumer::Close => {
                     self.wait_a_moment(&peer, &frame).await;
-                    peer.send(frame.clone()).is_ok()
+                    match peer.send(frame.clone()) {
+                        Ok(()) => true,
+                        Err(Refused::Full(_)) => {
+                            counters.count_unsent(peer.cut_off());
+                            false
+                        }
+                        // It is closing already, and gets what waits for it.
+                        Err(Refused::Closed(_)) => false,
+                    }
                 }
                 SlowConsumer::Drop => false,
                 SlowConsumer::Wait => peer.send_in_turn(frame.clone()).await,
             };
             if sent {
                 counters.count_sent(&frame);
-                continue;
-            }
-            counters.overflowed.fetch_add(1, Ordering::Relaxed);
-            if shared.socket.slow_consumer == SlowConsumer::Close {
-                counters.count_unsent(peer.cut_off());
+            } else {
+                counters.overflowed.fetch_add(1, Ordering::Relaxed);
             }
         }
     }

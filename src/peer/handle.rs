@@ -72,6 +72,10 @@ impl Handle {
 
     /// Resolves when there is room for this frame, at the latest when nothing else waits, or the connection ends.
     pub async fn room_for(&self, frame: &Frame) {
+        let above = *self.above.lock().unwrap_or_else(PoisonError::into_inner);
+        if above.is_some_and(|since| since.elapsed() > BURST_TIME) {
+            self.outbox.room().await;
+        }
         self.outbox.room_for(frame.weight(), self.most()).await;
     }
 

@@ -105,9 +105,13 @@ impl Broker for AmqpBroker {
         for _ in 1..self.control.settings.hosts.len() {
             let before = first.load(Ordering::Relaxed);
             let result = self.session(plan).await;
-            // What one host says of our declarations another would say too; what has gone away after it had answered may
-            // be another's to give.
-            let is_final = matches!(result, Ok(_) | Err(Error::Refused { .. }));
+            // What one host says of our declarations another would say too. One that goes away after it had answered, with a
+            // word (320, when it is stopped) or without, leaves it to another.
+            let is_final = match &result {
+                Ok(_) => true,
+                Err(Error::Refused { code, .. }) => *code != "CONNECTION_FORCED",
+                Err(_) => false,
+            };
             if is_final || first.load(Ordering::Relaxed) == before {
                 return result;
             }
