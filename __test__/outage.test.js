@@ -8,6 +8,7 @@ const test = require('ava');
 const { OP, frame } = require('./support/frames');
 const { LegacyLine } = require('./support/legacy');
 const { isExternal, withOwnRabbit } = require('./support/rabbit');
+const { upgradeRequest } = require('./support/raw');
 const { until } = require('./support/until');
 const { door, worker } = require('./support/world');
 
@@ -248,6 +249,33 @@ breaking(
       '2 and in the same tick',
       '2 and waits',
     ]);
+  },
+);
+
+breaking(
+  'who finds no room while the broker is away is told to come back',
+  async (t) => {
+    t.timeout(120_000);
+    const conf = { ...settings(), bufferSize: 4096 };
+    const front = await door(t, conf, { closeTimeout: 500 });
+    const browser = await front.connect('a');
+    await until(() => front.gateway.stats().published === 1);
+    await killFor(front.gateway);
+    for (let n = 0; n < 20; n += 1) browser.send('x'.repeat(1000));
+    await until(() => front.gateway.stats().buffered > 3000);
+    // The status of the last one that is let in takes what is left.
+    for (let n = 0; front.gateway.stats().buffered < 4096; n += 1) {
+      await front.connect(`b${n}`);
+    }
+    const raw = await front.raw();
+    const request = Buffer.from(upgradeRequest('/?key=c'));
+    // What is not read of that must not turn the answer into a reset.
+    raw.socket.write(Buffer.concat([request, Buffer.alloc(300_000)]));
+    const { status, headers } = await raw.response();
+    t.deepEqual([status, headers['retry-after']], [503, '5']);
+    await until(() => raw.ended);
+    await raw.leave();
+    t.is(raw.error, undefined);
   },
 );
 

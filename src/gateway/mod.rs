@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, sink};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
@@ -28,6 +28,8 @@ use crate::peer::{Ended, Frame, GOING_AWAY, Handle, Peer, REPLACED, RESTARTING, 
 const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\
     X-WebSocket-Reject-Reason: no room while the broker is away\r\nRetry-After: 5\r\n\r\n";
 
+/// What such a connection may have sent before it has read that.
+const REFUSED_BYTES: u64 = 1024 * 1024;
 /// How long what waits for the broker may take at the end.
 const PUBLISH_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -245,7 +247,9 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(shared: Arc<Shared>, mu
         // Whoever waited longer would only come back, and hold one socket more each time.
         let refuse = async {
             stream.write_all(OVERLOADED).await?;
-            stream.shutdown().await
+            stream.shutdown().await?;
+            // What it has sent meanwhile would turn the answer into a reset.
+            copy(&mut stream.take(REFUSED_BYTES), &mut sink()).await
         };
         let _ = Box::pin(timeout(patience, refuse)).await;
         return;
