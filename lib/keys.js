@@ -151,13 +151,13 @@ function keysOf(key) {
 }
 
 /**
- * An object without a text of its own names nobody.
+ * An object without a text of its own names nobody, nor does the text that was
+ * made of it.
  *
  * @param {unknown} key
  */
 function isKey(key) {
-  if (typeof key !== 'object') return Boolean(key);
-  return key !== null && !/^\[object .*\]$/.test(String(key));
+  return key && !/^\[object .*\]$/.test(String(key));
 }
 
 module.exports = {
