@@ -213,6 +213,29 @@ async fn a_gateway_that_closes_does_not_wait_for_last_words() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn our_close_lets_nobody_send_faster_than_its_rate_for_long() {
+    let rate =
+        serde_json::from_value(serde_json::json!({ "messages": 1.0, "bytes": null, "burst": 1.0, "policy": "slow" }));
+    let mut setting = start(SocketSettings { message_rate: rate.unwrap(), ..socket() }, b"", true);
+    let (mut from, mut into) = tokio::io::split(setting.browser.take().unwrap());
+    let flood = tokio::spawn(async move { while into.write_all(&frame(0x81, &[b'x'; 100])).await.is_ok() {} });
+    assert!(setting.messages.recv().await.is_some());
+    setting.handle.close(GOING_AWAY);
+    let mut bytes = Vec::new();
+    let _ = from.read_to_end(&mut bytes).await;
+    assert!(bytes.windows(4).any(|four| four[2..] == [0x03, 0xe9]), "a close frame with 1001");
+    assert_eq!(within(setting.peer).await.unwrap().code, 1001);
+    setting.messages.close();
+    let mut count = 0;
+    while setting.messages.recv().await.is_some() {
+        count += 1;
+    }
+    // A mebibyte, and the messages of a moment.
+    assert!(count < (1 << 20) / 100 + 2000, "{count}");
+    flood.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn pongs_that_nobody_reads_take_no_room() {
     let mut setting = start(socket(), b"", true);
     let mut browser = setting.browser.take().unwrap();

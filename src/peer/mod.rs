@@ -69,6 +69,8 @@ pub struct Peer<S> {
     allowance: Option<Box<Allowance>>,
     /// When `messageRate` lets the socket be read again.
     resume: Option<Instant>,
+    /// Bytes read since we said that it ends.
+    late: usize,
     heard: Instant,
     /// The last message.
     taken: Option<Instant>,
@@ -150,6 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
             phase: Phase::Open,
             held: false,
             resume: None,
+            late: 0,
             heard: now,
             taken: None,
             pinged: None,
@@ -212,6 +215,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
             };
             self.heard = Instant::now();
             self.pinged = None;
+            if matches!(self.phase, Phase::Closing(..)) {
+                self.late += chunk.bytes().len();
+            }
             let farewell = self.read(cx, sink, &mut chunk, &mut budget);
             self.stream.put_back(chunk);
             match farewell {
@@ -267,8 +273,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
 
     fn too_fast(&mut self) -> bool {
         let (Some(allowance), Some(rate)) = (&mut self.allowance, &self.settings.message_rate) else { return false };
-        if rate.policy != RatePolicy::Slow || !matches!(self.phase, Phase::Open) {
+        if rate.policy != RatePolicy::Slow {
             return false;
+        }
+        match self.phase {
+            Phase::Open | Phase::Leaving(..) => (),
+            // The answer to our close stands behind what was held back, and may be read for that; but no more than that.
+            Phase::Closing(..) => return self.late > LINGER_BYTES,
+            _ => return false,
         }
         let now = Instant::now();
         self.resume = allowance.wait(rate, now).map(|wait| now + wait);
