@@ -119,6 +119,16 @@ async fn open(fickle: &Fickle, settings: &BrokerSettings) -> (Line, Arc<Events>)
     (line, events)
 }
 
+fn numbers(count: u32) -> Vec<String> {
+    (0..count).map(|number| number.to_string()).collect()
+}
+
+fn push(line: &Line, count: u32) {
+    for number in numbers(count) {
+        line.outgoing.force_push(json("k", &number));
+    }
+}
+
 async fn until(condition: impl Fn() -> bool) {
     while !condition() {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -139,14 +149,11 @@ async fn attempts_follow_the_backoff_and_what_waits_goes_out_in_order() {
     let began = Instant::now();
     fickle.0.cut.notify_one();
     until(|| !events.0.lock().unwrap().is_empty()).await;
-    for number in 0..300 {
-        line.outgoing.force_push(json("k", &number.to_string()));
-    }
+    push(&line, 300);
     until(|| fickle.0.published.lock().unwrap().len() == 300).await;
     // The attempts, and then the time that gateways with these settings may take to be back.
     assert_eq!(began.elapsed().as_millis() / 50, (100 + 200 + 350 + 350 + 350 + 100 + 250) / 50);
-    let expected: Vec<String> = (0..300).map(|number: i32| number.to_string()).collect();
-    assert_eq!(*fickle.0.published.lock().unwrap(), expected);
+    assert_eq!(*fickle.0.published.lock().unwrap(), numbers(300));
     let told = events.0.lock().unwrap().clone();
     assert_eq!(told.first().map(String::as_str), Some("reconnecting 1 after 100"));
     assert_eq!(told[told.len() - 2..], ["reconnecting 5 after 350", "ready"]);
@@ -159,12 +166,9 @@ async fn a_session_that_breaks_in_a_batch_loses_nothing_that_it_did_not_take() {
     *fickle.0.breaks_after.lock().unwrap() = Some(10);
     let settings = broker("memory:");
     let (line, _) = open(&fickle, &settings).await;
-    for number in 0..40 {
-        line.outgoing.force_push(json("k", &number.to_string()));
-    }
+    push(&line, 40);
     until(|| fickle.0.published.lock().unwrap().len() == 40).await;
-    let expected: Vec<String> = (0..40).map(|number: i32| number.to_string()).collect();
-    assert_eq!(*fickle.0.published.lock().unwrap(), expected);
+    assert_eq!(*fickle.0.published.lock().unwrap(), numbers(40));
 }
 
 #[tokio::test(start_paused = true)]
@@ -176,13 +180,10 @@ async fn a_backlog_waits_until_its_first_message_has_somewhere_to_go() {
     fickle.0.cut.notify_one();
     until(|| !events.0.lock().unwrap().is_empty()).await;
     let began = Instant::now();
-    for number in 0..300 {
-        line.outgoing.force_push(json("k", &number.to_string()));
-    }
+    push(&line, 300);
     until(|| fickle.0.published.lock().unwrap().len() == 300).await;
     assert!(began.elapsed() >= Duration::from_secs(2));
-    let expected: Vec<String> = (0..300).map(|number: i32| number.to_string()).collect();
-    assert_eq!(*fickle.0.published.lock().unwrap(), expected);
+    assert_eq!(*fickle.0.published.lock().unwrap(), numbers(300));
     assert_eq!(line.counters.lost.load(Ordering::Relaxed), 0);
 }
 
@@ -191,9 +192,7 @@ async fn closing_publishes_what_waits_and_gives_up_when_the_broker_stays_away() 
     let settings = broker("memory:");
     let fickle = Fickle::default();
     let (line, _) = open(&fickle, &settings).await;
-    for number in 0..1000 {
-        line.outgoing.force_push(json("k", &number.to_string()));
-    }
+    push(&line, 1000);
     line.close(Duration::from_secs(5)).await;
     assert_eq!(fickle.0.published.lock().unwrap().len(), 1000);
 
@@ -215,12 +214,9 @@ async fn a_connection_that_is_lost_while_closing_is_made_once_more_for_what_wait
     let fickle = Fickle::default();
     *fickle.0.breaks_after.lock().unwrap() = Some(10);
     let (line, _) = open(&fickle, &settings).await;
-    for number in 0..1000 {
-        line.outgoing.force_push(json("k", &number.to_string()));
-    }
+    push(&line, 1000);
     line.close(Duration::from_secs(5)).await;
-    let expected: Vec<String> = (0..1000).map(|number: i32| number.to_string()).collect();
-    assert_eq!(*fickle.0.published.lock().unwrap(), expected);
+    assert_eq!(*fickle.0.published.lock().unwrap(), numbers(1000));
     // Those that were on their way count as lost, though they have arrived: nobody can know.
     assert_eq!(line.counters.lost.load(Ordering::Relaxed), 10);
 }
