@@ -82,6 +82,19 @@ impl<T: Weight> Buffer<T> {
         level
     }
 
+    /// The same without waking the consumer. Answers whether the item is the first one, or somebody else's is before it.
+    pub fn push_quietly(&self, item: T, limit: usize) -> Result<bool, Refused<T>> {
+        let mut state = self.lock();
+        let first = state.items.is_empty();
+        state.push(item, limit, self.limit).map(|_| first)
+    }
+
+    /// Wakes the consumer, if it waits.
+    pub fn wake(&self) {
+        let consumer = self.lock().consumer.take();
+        wake(consumer);
+    }
+
     /// Takes items in order, up to the first that is refused, and wakes the consumer once for all of them. Answers how many
     /// were taken, and the level after the last, or why the next was not.
     pub fn push_all_within(
@@ -210,7 +223,13 @@ impl<T: Weight> Buffer<T> {
 
     /// One item, without waiting and without registering for more.
     pub fn try_pop(&self) -> Option<T> {
+        self.pop_if(|_| true)
+    }
+
+    /// The same, of an item that is wanted.
+    pub fn pop_if(&self, is_wanted: impl FnOnce(&T) -> bool) -> Option<T> {
         let mut state = self.lock();
+        state.items.front().filter(|item| is_wanted(item))?;
         let item = state.items.pop_front()?;
         state.weight -= item.weight();
         let wakers = state.relieved(self.limit);

@@ -35,6 +35,7 @@ pub(super) async fn deliver(shared: Arc<Shared>, mut batches: mpsc::Receiver<Bat
                     let keys = template.keys(delivery);
                     handing.send(delivery, keys.iter().map(|key| &**key)).await;
                 }
+                handing.flush();
                 if shared.reliable.is_none() {
                     batch.ack();
                 }
@@ -73,6 +74,8 @@ struct Handing<'a> {
     receipts: Receipts,
     recent: Recent,
     acker: Option<Arc<dyn Acker>>,
+    /// Connections for which frames are queued.
+    queued: Vec<Arc<Handle>>,
     /// What a batch may still wait in all for connections whose outbox is full.
     moment: Duration,
 }
@@ -80,7 +83,7 @@ struct Handing<'a> {
 impl<'a> Handing<'a> {
     fn new(shared: &'a Shared) -> Self {
         let receipts = Receipts::new(shared.reliable.unwrap_or(0) / 2);
-        Handing { shared, receipts, recent: Recent::default(), acker: None, moment: MOMENT }
+        Handing { shared, receipts, recent: Recent::default(), acker: None, queued: Vec::new(), moment: MOMENT }
     }
 
     /// With at-least-once, takes out of the batch what was handed out before.
@@ -113,6 +116,12 @@ impl<'a> Handing<'a> {
                 Keys::Many(keys) => self.send(delivery, keys.iter().map(|key| &**key)).await,
             }
         }
+        self.flush();
+    }
+
+    /// Sends what has been queued, all of a connection's in one write.
+    fn flush(&mut self) {
+        self.queued.drain(..).for_each(|peer| peer.flush());
     }
 
     /// Hands one message to the connections of its keys.
@@ -131,8 +140,13 @@ impl<'a> Handing<'a> {
             // Made for the first connection that is here and shared by all; a gateway that has none of them makes none.
             let make = || Frame::new(&delivery.content(), shared.socket.fragment()).with_receipt(receipt.clone());
             let frame: &Frame = frame.get_or_insert_with(make);
-            match peer.send(frame.clone()) {
-                Ok(()) => counters.count_sent(frame),
+            match peer.queue(frame.clone()) {
+                Ok(first) => {
+                    counters.count_sent(frame);
+                    if first {
+                        self.queued.push(peer.clone());
+                    }
+                }
                 Err(Refused::Full(frame)) => full.push((peer.clone(), frame)),
                 Err(Refused::Closed(_)) => {
                     counters.overflowed.fetch_add(1, Ordering::Relaxed);
@@ -141,6 +155,9 @@ impl<'a> Handing<'a> {
         });
         if found == 0 {
             counters.unmatched.fetch_add(1, Ordering::Relaxed);
+        }
+        if !full.is_empty() {
+            self.flush();
         }
         for (peer, frame) in full {
             let sent = match shared.socket.slow_consumer {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, sink};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
@@ -22,7 +22,7 @@ use crate::hooks::{LineEvents, MessageKeys};
 use crate::hub::Hub;
 use crate::keys::KeyTemplate;
 use crate::message::{Content, Headers, JSON, OCTETS, Outgoing, Properties, Route, status_body};
-use crate::peer::{Ended, Frame, GOING_AWAY, Handle, Peer, REPLACED, RESTARTING, Sink};
+use crate::peer::{Ended, Frame, GOING_AWAY, Handle, Peer, REPLACED, RESTARTING, Sink, Stream};
 
 /// The answer to a connection that found no room for its status: the broker is away, and its buffer is full.
 const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\
@@ -155,7 +155,7 @@ impl Gateway {
     }
 
     /// Takes over a connection; runs on a task of its own. Must be called within the runtime.
-    pub fn accept<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, arrival: Arrival) {
+    pub fn accept<S: Stream + 'static>(&self, stream: S, arrival: Arrival) {
         let shared = self.shared.clone();
         shared.running.send_modify(|count| *count += 1);
         tokio::spawn(async move {
@@ -241,7 +241,7 @@ impl Drop for Running {
 }
 
 /// The life of one connection. What is needed only at its start is let go of before it is waited for: there are many.
-async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(shared: Arc<Shared>, mut stream: S, arrival: Arrival) {
+async fn serve<S: Stream>(shared: Arc<Shared>, mut stream: S, arrival: Arrival) {
     let patience = Duration::from_millis(shared.socket.close_timeout);
     if Box::pin(timeout(patience, shared.line.outgoing.room())).await.is_err() {
         // Whoever waited longer would only come back, and hold one socket more each time.

@@ -15,6 +15,8 @@ use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi_derive::napi;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::peer::Stream;
+
 /// Bytes that may wait in either direction.
 const WINDOW: usize = 64 * 1024;
 
@@ -145,6 +147,8 @@ fn wake(waker: Option<Waker>) {
 pub(super) struct BridgeStream {
     shared: Arc<Shared>,
 }
+
+impl Stream for BridgeStream {}
 
 impl AsyncRead for BridgeStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

@@ -18,6 +18,7 @@ use crate::config::SocketSettings;
 use crate::error::Error as CoreError;
 use crate::gateway::{Arrival, Gateway, KeySource, Stats};
 use crate::message::Headers;
+use crate::peer::Tcp;
 
 #[napi]
 pub struct NativeGateway {
@@ -150,7 +151,7 @@ impl NativeGateway {
         arrival.early = early;
         let _guard = runtime()?.enter();
         let stream = TcpStream::from_std(stream).map_err(|error| Error::from_reason(format!("EIO||{error}")))?;
-        self.gateway.accept(stream, arrival);
+        self.gateway.accept(Tcp::from(stream), arrival);
         Ok(())
     }
 

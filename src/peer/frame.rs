@@ -67,6 +67,11 @@ impl Frame {
         self.payload
     }
 
+    /// Whether it goes out as one piece, beside others.
+    pub(super) fn is_short(&self) -> bool {
+        self.bytes.len() < TOGETHER / 2
+    }
+
     /// The next whole fragments, not many at a time; None when all have been taken.
     pub(super) fn next_piece(&mut self) -> Option<Bytes> {
         if self.bytes.is_empty() {

@@ -1,12 +1,13 @@
-//! What the rest of the gateway holds of a connection: its outbox, and the order to close it.
+//! What the rest of the gateway holds of a connection: its outbox, its socket for a moment, and the order to close it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
+use super::aside::Aside;
 use super::frame::Frame;
 use crate::buffer::{Buffer, Refused, Weight};
 use crate::config::SocketSettings;
@@ -35,6 +36,7 @@ pub const TOO_SLOW: Order = Order { code: 1013, reason: "Too slow to take its me
 /// What the rest of the gateway holds of a connection.
 pub struct Handle {
     pub(super) outbox: Buffer<Frame>,
+    aside: Mutex<Aside>,
     /// Bytes that may wait for longer than a moment.
     limit: usize,
     /// Since when more has waited.
@@ -49,6 +51,7 @@ impl Handle {
         let limit = settings.max_backpressure;
         Arc::new(Handle {
             outbox: Buffer::new(limit),
+            aside: Mutex::default(),
             limit,
             above: Mutex::new(None),
             order: Mutex::new(None),
@@ -56,18 +59,43 @@ impl Handle {
         })
     }
 
-    /// Queues a frame; one that finds no room comes back.
+    /// Queues a frame, for `flush` to send; one that finds no room comes back. Answers whether it is the only one that
+    /// waits.
     ///
     /// A burst is no slowness: more than the limit may wait for a moment, and up to a multiple of it. Whoever stays above
     /// the limit for longer is too slow.
-    pub fn send(&self, frame: Frame) -> Result<(), Refused<Frame>> {
+    pub fn queue(&self, frame: Frame) -> Result<bool, Refused<Frame>> {
         let mut above = self.above.lock().unwrap_or_else(PoisonError::into_inner);
         if self.outbox.weight() < self.limit {
             *above = None;
         } else if above.get_or_insert_with(Instant::now).elapsed() > BURST_TIME {
             return Err(Refused::Full(frame));
         }
-        self.outbox.push_within(frame, self.most()).map(|_| ())
+        self.outbox.push_quietly(frame, self.most())
+    }
+
+    /// Queues a frame and sends it.
+    pub fn send(&self, frame: Frame) -> Result<(), Refused<Frame>> {
+        self.queue(frame)?;
+        self.flush();
+        Ok(())
+    }
+
+    /// Sends what is queued: at once, on the thread that calls, where nothing else of this connection is on its way.
+    pub fn flush(&self) {
+        let sent = match self.aside.try_lock() {
+            Ok(mut aside) => aside.send(&self.outbox),
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().send(&self.outbox),
+            Err(TryLockError::WouldBlock) => false,
+        };
+        if !sent {
+            self.outbox.wake();
+        }
+    }
+
+    /// While this is held only the connection's own task writes to the socket.
+    pub(super) fn aside(&self) -> MutexGuard<'_, Aside> {
+        self.aside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Resolves when there is room for this frame, at the latest when nothing else waits, or the connection ends.

@@ -86,6 +86,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lean<S> {
         }
     }
 
+    /// What the socket did not take goes out before anything else.
+    pub fn put_unsent(&mut self, bytes: Bytes) {
+        debug_assert!(self.unsent.is_empty());
+        self.unsent = bytes;
+    }
+
+    pub fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_unsent(cx))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
@@ -106,30 +116,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lean<S> {
                 ready!(self.poll_write_out(cx, first))?;
                 return Pin::new(&mut self.stream).poll_flush(cx);
             };
-            let more = GATHER.with_borrow_mut(|gather| {
-                gather.clear();
-                gather.extend_from_slice(&first);
-                gather.extend_from_slice(&second);
-                let mut more = false;
-                while let Some(piece) = if gather.len() < SHARED / 2 {
-                    next()
-                } else {
-                    more = true;
-                    None
-                } {
-                    gather.extend_from_slice(&piece);
-                }
-                let written = match Pin::new(&mut self.stream).poll_write(cx, gather) {
-                    Poll::Ready(Ok(0)) if !gather.is_empty() => return Err(io::ErrorKind::WriteZero.into()),
+            let mut more = true;
+            let next = || {
+                let piece = next();
+                more = piece.is_some();
+                piece
+            };
+            self.unsent = gather(&first, &second, next, |bytes| {
+                let written = match Pin::new(&mut self.stream).poll_write(cx, bytes) {
+                    Poll::Ready(Ok(0)) if !bytes.is_empty() => return Err(io::ErrorKind::WriteZero.into()),
                     Poll::Ready(Ok(written)) => written,
                     Poll::Ready(Err(error)) => return Err(error),
                     Poll::Pending => 0,
                 };
-                self.unsent = Bytes::copy_from_slice(&gather[written..]);
-                if gather.capacity() > 2 * SHARED {
-                    *gather = Vec::with_capacity(SHARED);
-                }
-                Ok(more)
+                Ok(Bytes::copy_from_slice(&bytes[written..]))
             })?;
             if !more && self.unsent.is_empty() {
                 return Pin::new(&mut self.stream).poll_flush(cx);
@@ -154,6 +154,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lean<S> {
         self.unsent = Bytes::new();
         Poll::Ready(Ok(()))
     }
+}
+
+/// Puts two pieces and what follows them behind each other, as far as they are worth one write.
+pub fn gather<T>(
+    first: &[u8],
+    second: &[u8],
+    mut next: impl FnMut() -> Option<Bytes>,
+    write: impl FnOnce(&[u8]) -> T,
+) -> T {
+    GATHER.with_borrow_mut(|gather| {
+        gather.clear();
+        gather.extend_from_slice(first);
+        gather.extend_from_slice(second);
+        while gather.len() < SHARED / 2
+            && let Some(piece) = next()
+        {
+            gather.extend_from_slice(&piece);
+        }
+        let answer = write(gather);
+        if gather.capacity() > 2 * SHARED {
+            *gather = Vec::with_capacity(SHARED);
+        }
+        answer
+    })
 }
 
 #[cfg(test)]

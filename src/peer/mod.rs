@@ -4,12 +4,14 @@
 //! one write. A peer is one task that polls both directions: a browser that does not read is still read from, and one whose
 //! messages find no room is still written to. No timer is touched per message.
 
+mod aside;
 mod ended;
 mod frame;
 mod handle;
 mod inbound;
 mod lean;
 mod rate;
+mod tcp;
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -17,11 +19,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::config::{RatePolicy, SocketSettings};
 use crate::message::Content;
+use aside::Aside;
 pub use ended::Ended;
 pub use frame::Frame;
 use handle::TOO_SLOW;
@@ -29,6 +32,7 @@ pub use handle::{GOING_AWAY, Handle, Order, REPLACED, RESTARTING};
 use inbound::{Event, Inbound};
 use lean::{Chunk, Lean};
 use rate::Allowance;
+pub use tcp::{Stream, Tcp};
 
 /// Reads, and messages, taken from one socket before others get their turn.
 const READ_BUDGET: usize = 4;
@@ -121,7 +125,7 @@ impl From<Order> for Farewell {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
+impl<S: Stream> Peer<S> {
     /// Takes a stream on which the HTTP upgrade request has been read: writes `response`, then speaks WebSocket. `early`
     /// is what came behind the request.
     pub async fn open(
@@ -141,6 +145,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
         }
         let now = Instant::now();
         let first = now + Duration::from_millis(settings.keepalive_interval);
+        handle.aside().socket = stream.shared();
         Some(Peer {
             stream: Lean::new(stream, early),
             inbound: Inbound::new(settings.max_received_frame_size, settings.max_received_message_size),
@@ -163,6 +168,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
     /// Carries messages both ways until the connection ends. Says why it did, and how many frames were left behind.
     pub async fn run(&mut self, sink: &mut impl Sink) -> (Ended, usize) {
         let ended = poll_fn(|cx| self.poll(cx, sink)).await;
+        *self.handle.aside() = Aside::default();
         // Whoever still sends is told so from here on.
         self.handle.outbox.close();
         (ended, self.handle.outbox.clear())
@@ -314,6 +320,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Peer<S> {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        let handle = self.handle.clone();
+        let mut aside = handle.aside();
+        if !aside.rest.is_empty() {
+            self.stream.put_unsent(std::mem::take(&mut aside.rest));
+        }
+        self.poll_write_all(cx)?;
+        let begun = self.stream.has_unsent() || self.outgoing.is_some() || !self.control.is_empty();
+        aside.free = matches!(self.phase, Phase::Open) && !begun;
+        Ok(())
+    }
+
+    fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
         loop {
             let Peer { stream, control, outgoing, handle, .. } = self;
             let outbox = &handle.outbox;
