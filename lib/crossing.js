@@ -66,15 +66,14 @@ class Deliveries {
    * Must be called with each batch at once: the native side counts on what
    * crossed before.
    *
-   * @param {string} text numbers of all deliveries, then their bodies
-   * @param {Buffer | null | undefined} octets the bodies, where one of them is
-   *   not ASCII
-   * @param {number} count
-   * @param {string[]} fresh texts that are new
-   * @param {number} first the entry of the first of them
+   * @param {string} text how many deliveries there are, numbers of all, then
+   *   their bodies
+   * @param {Buffer | null} [octets] the bodies, where one of them is not ASCII
+   * @param {string[]} [fresh] texts that are new
+   * @param {number} [first] the entry of the first of them
    * @returns {Delivery[]}
    */
-  open(text, octets, count, fresh, first) {
+  open(text, octets, fresh = [], first = undefined) {
     if (first === 0) {
       this.#entries = [];
       this.#generation += 1;
@@ -91,7 +90,8 @@ class Deliveries {
       });
     }
     const deliveries = [];
-    let start = octets ? 0 : count * WORDS * DIGITS;
+    const count = numberAt(text, 0);
+    let start = octets ? 0 : (1 + count * WORDS) * DIGITS;
     for (let index = 0; index < count; index += 1) {
       const delivery = new Delivery(text, octets, index, start, entries);
       deliveries.push(delivery);
@@ -191,7 +191,7 @@ class Delivery {
   constructor(text, octets, index, start, entries) {
     this.#text = text;
     this.#octets = octets;
-    this.#at = index * WORDS * DIGITS;
+    this.#at = (1 + index * WORDS) * DIGITS;
     this.#start = start;
     this.#bodyEnd = this.#number(BODY_END);
     this.#entries = entries;

@@ -157,7 +157,9 @@ function keysOf(key) {
  * @param {unknown} key
  */
 function isKey(key) {
-  return key && !/^\[object .*\]$/.test(String(key));
+  if (!key) return false;
+  const text = String(key);
+  return !(text.startsWith('[') && /^\[object .*\]$/.test(text));
 }
 
 module.exports = {

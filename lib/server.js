@@ -357,7 +357,8 @@ class Gateway extends EventEmitter {
    * @internal
    */
   _keys(...batch) {
-    return this.#deliveries.open(...batch).map(this.#keyOf);
+    const keys = this.#deliveries.open(...batch).map(this.#keyOf);
+    return keys.length === 1 && typeof keys[0] === 'string' ? keys[0] : keys;
   }
 
   /** @param {InstanceType<typeof import('./crossing').Delivery>} delivery */

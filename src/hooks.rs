@@ -3,9 +3,26 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::error::Error;
 use crate::message::Delivery;
+
+/// The thread that answers: deliveries that are worked on there cross into no other.
+pub trait Place: Send + Sync {
+    /// Runs a task there, or drops it when there is nobody any more.
+    fn spawn(&self, task: BoxFuture<'static, ()>);
+
+    /// The two ends of a connected socket: only tasks at the place may read, and whoever wants to may write.
+    fn take(&self, socket: std::net::TcpStream) -> std::io::Result<(MovedReader, Box<dyn MovedWriter>)>;
+}
+
+pub type MovedReader = Box<dyn AsyncRead + Send + Unpin>;
+
+pub trait MovedWriter: AsyncWrite + Send + Unpin {
+    /// Whether something has come that the reader has had no time for.
+    fn has_unread(&self) -> bool;
+}
 
 /// The connections that one message from the back office is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,12 +37,22 @@ pub enum Keys {
 pub trait MessageKeys: Send + Sync {
     /// One answer for each delivery, in their order. An `Err` says that nobody answers any more (JavaScript is gone).
     fn keys(&self, batch: Arc<[Delivery]>) -> BoxFuture<'static, Result<Vec<Keys>, Error>>;
+
+    /// Where asking costs least.
+    fn place(&self) -> Option<Arc<dyn Place>> {
+        None
+    }
 }
 
 /// The listeners of a client.
 pub trait Listeners: Send + Sync {
     /// Resolves when the listeners have returned; `Err` when they did not get it: JavaScript is gone, or closing.
     fn deliver(&self, batch: Arc<[Delivery]>) -> BoxFuture<'static, Result<Heard, Error>>;
+
+    /// Where telling them costs least.
+    fn place(&self) -> Option<Arc<dyn Place>> {
+        None
+    }
 }
 
 /// What listeners have made of a batch.

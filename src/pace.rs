@@ -3,10 +3,7 @@
 
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
-
-use crate::broker::Batch;
 
 /// The least time between two crossings under load.
 const INTERVAL: Duration = Duration::from_millis(1);
@@ -15,7 +12,7 @@ const LOAD: f64 = 8.0;
 /// How long deliveries are counted before the count says something.
 const WINDOW: Duration = Duration::from_millis(4);
 
-/// Gathers the deliveries of one reader of batches.
+/// Of one reader of deliveries.
 pub struct Pace {
     /// When the last batch was handed out.
     last: Instant,
@@ -32,19 +29,18 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// The next batch, of about `enough` deliveries at the most.
-    pub async fn gather(&mut self, batches: &mut mpsc::Receiver<Batch>, enough: usize) -> Option<Batch> {
-        let mut batch = Batch::gather(batches, enough).await?;
+    /// Waits until the next batch is due; true where that took time.
+    pub async fn pause(&self) -> bool {
         let due = self.last + INTERVAL;
-        if self.busy && batch.deliveries.len() < enough && Instant::now() < due {
+        let waits = self.busy && Instant::now() < due;
+        if waits {
             sleep_until(due).await;
-            batch.join_waiting(batches, enough);
         }
-        self.count(batch.deliveries.len(), Instant::now());
-        Some(batch)
+        waits
     }
 
-    fn count(&mut self, deliveries: usize, now: Instant) {
+    pub fn count(&mut self, deliveries: usize) {
+        let now = Instant::now();
         self.last = now;
         self.counted += deliveries;
         let window = now - self.since;

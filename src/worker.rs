@@ -4,13 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-
 use crate::broker::lane::AmqpBroker;
 use crate::broker::line::{Counters, Line};
 use crate::broker::memory::MemoryBroker;
 use crate::broker::topology::{Plan, Role};
-use crate::broker::{Acker, Batch, Broker, Settlement};
+use crate::broker::{Acker, Batches, Broker, Settlement};
 use crate::buffer::{Level, Refused};
 use crate::config::{BrokerKind, BrokerSettings};
 use crate::error::Result;
@@ -18,8 +16,6 @@ use crate::hooks::{Heard, LineEvents, Listeners};
 use crate::message::{Outgoing, Route};
 use crate::pace::Pace;
 
-/// Messages that go into JavaScript together: more gain nothing.
-const GATHER: usize = 64;
 /// Beyond this many times `bufferSize` nothing is taken from a sender who does not hold on.
 const HARD_LIMIT: usize = 2;
 
@@ -62,7 +58,7 @@ impl Worker {
     ) -> Result<Worker> {
         match settings.kind {
             BrokerKind::Amqp => {
-                let broker = AmqpBroker::new(settings.clone())?;
+                let broker = AmqpBroker::new(settings.clone(), listeners.place())?;
                 Worker::start_on(broker, settings, unique, events, listeners).await
             }
             BrokerKind::Memory => {
@@ -81,7 +77,8 @@ impl Worker {
         listeners: Arc<dyn Listeners>,
     ) -> Result<Worker> {
         let plan = Plan::new(&settings, Role::Worker, unique);
-        let (line, batches) = Line::open(broker, plan, &settings, events.clone()).await?;
+        let place = listeners.place();
+        let (line, batches) = Line::open(broker, plan, &settings, events.clone(), place.clone()).await?;
         let shared = Arc::new(Shared {
             line,
             buffer_size: settings.buffer_size,
@@ -90,7 +87,12 @@ impl Worker {
             waiting: AtomicBool::new(false),
             acker: Mutex::new(None),
         });
-        tokio::spawn(deliver(shared.clone(), batches));
+        let batches = Batches::new(batches, place.is_none().then(Pace::default));
+        let deliver = deliver(shared.clone(), batches);
+        match place {
+            Some(place) => place.spawn(Box::pin(deliver)),
+            None => drop(tokio::spawn(deliver)),
+        }
         Ok(Worker { shared })
     }
 
@@ -161,9 +163,8 @@ async fn tell_when_drained(shared: Arc<Shared>) {
 }
 
 /// Hands batches to the listeners in order, and acknowledges what they have returned from.
-async fn deliver(shared: Arc<Shared>, mut batches: mpsc::Receiver<Batch>) {
-    let mut pace = Pace::default();
-    while let Some(batch) = pace.gather(&mut batches, GATHER).await {
+async fn deliver(shared: Arc<Shared>, mut batches: Batches) {
+    while let Some(batch) = batches.gather().await {
         let listeners = shared.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(listeners) = listeners else { return };
         let acker = batch.acker().cloned();

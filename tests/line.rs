@@ -114,7 +114,7 @@ impl Session for Fickle {
 async fn open(fickle: &Fickle, settings: &BrokerSettings) -> (Line, Arc<Events>) {
     let events = Arc::<Events>::default();
     let plan = Plan::new(settings, Role::Worker, "");
-    let (line, batches) = Line::open(fickle.clone(), plan, settings, events.clone()).await.unwrap();
+    let (line, batches) = Line::open(fickle.clone(), plan, settings, events.clone(), None).await.unwrap();
     std::mem::forget(batches);
     (line, events)
 }

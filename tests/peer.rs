@@ -7,14 +7,19 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use common::{Browser, socket, within};
+use futures_util::{SinkExt, StreamExt};
+use message_engin::buffer::Refused;
 use message_engin::config::SocketSettings;
 use message_engin::message::Content;
-use message_engin::peer::{Ended, Frame, GOING_AWAY, Handle, Peer, Sink};
+use message_engin::peer::{Ended, Frame, GOING_AWAY, Handle, Peer, Sink, Tcp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 /// Takes everything, or nothing.
 struct Inbox {
@@ -299,6 +304,96 @@ async fn a_browser_that_does_not_read_is_cut_off_and_costs_no_more_than_its_limi
     }
     assert!(setting.handle.cut_off() > 0);
     assert_eq!(within(setting.peer).await.unwrap().code, 1013);
+}
+
+/// A peer over TCP, and the browser's end of it.
+async fn start_on_tcp(settings: SocketSettings) -> (Arc<Handle>, JoinHandle<Ended>, WebSocketStream<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut browser = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let settings = Arc::new(settings);
+    let handle = Handle::new(&settings);
+    let of = handle.clone();
+    let peer = tokio::spawn(async move {
+        let mut peer = Peer::open(Tcp::from(stream), b"hello".to_vec(), Vec::new(), of, settings).await.unwrap();
+        let (ended, _) = peer.run(&mut Inbox { messages: mpsc::unbounded_channel().0, open: true }).await;
+        peer.linger().await;
+        ended
+    });
+    within(browser.read_exact(&mut [0; 5])).await.unwrap();
+    let browser = WebSocketStream::from_raw_socket(browser, Role::Client, None).await;
+    (handle, peer, browser)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frames_of_another_thread_come_whole_and_in_order_among_what_the_peer_says_itself() {
+    const COUNT: usize = 3000;
+    let (handle, peer, browser) = start_on_tcp(SocketSettings { max_backpressure: 256 * 1024, ..socket() }).await;
+    // Long ones fill the socket, and some are too long to go out beside others.
+    let text = |number: usize| {
+        let length = if number % 50 == 49 { 70_000 } else { number * number % 9000 };
+        format!("{number}.{}", "x".repeat(length))
+    };
+    let of = handle.clone();
+    let sending = std::thread::spawn(move || {
+        for number in 0..COUNT {
+            let mut frame = Frame::new(&Content::Text(text(number).into()), 16 * 1024);
+            while let Err(Refused::Full(back)) = of.queue(frame) {
+                of.flush();
+                frame = back;
+                std::thread::yield_now();
+            }
+            if number % 7 == 0 {
+                of.flush();
+            }
+        }
+        of.flush();
+    });
+    let (mut into, mut from) = browser.split();
+    let pinging = tokio::spawn(async move {
+        for number in 0..500_u32 {
+            into.send(Message::Ping(number.to_be_bytes().to_vec().into())).await.unwrap();
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+        into
+    });
+    let mut pongs = 0;
+    let mut next = 0;
+    while next < COUNT || pongs < 500 {
+        match within(from.next()).await.unwrap().unwrap() {
+            Message::Text(got) => {
+                assert!(got == text(next), "{next}: {}", &got[..got.len().min(20)]);
+                next += 1;
+                if next % 100 == 0 {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            }
+            Message::Pong(_) => pongs += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    sending.join().unwrap();
+    let _into = pinging.await.unwrap();
+    handle.close(GOING_AWAY);
+    assert!(matches!(within(from.next()).await, Some(Ok(Message::Close(_)))));
+    drop(from);
+    assert_eq!(within(peer).await.unwrap().code, 1001);
+}
+
+#[tokio::test]
+async fn a_frame_goes_out_at_once_where_nothing_else_does() {
+    let (handle, _peer, mut browser) = start_on_tcp(socket()).await;
+    // Once the peer has looked at its outbox.
+    tokio::task::yield_now().await;
+    for number in 0..10 {
+        handle.send(text_frame(&format!("{number}"))).unwrap();
+        // Nobody but this task has run since: one thread has them all.
+        let mut bytes = [0; 3];
+        assert_eq!(browser.get_ref().try_read(&mut bytes).unwrap_or(0), 3, "{number}");
+        assert_eq!(&bytes[2..], format!("{number}").as_bytes());
+    }
+    handle.close(GOING_AWAY);
+    assert!(matches!(within(browser.next()).await, Some(Ok(Message::Close(_)))));
 }
 
 #[tokio::test]

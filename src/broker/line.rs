@@ -3,11 +3,13 @@
 //! connect -> declare -> consume -> publish, and again from the start when the connection is lost. What is to be published
 //! waits meanwhile in a buffer that is bounded in bytes; who fills it is held back.
 
+use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::future::{AbortHandle, abortable};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -18,8 +20,9 @@ use super::{Batch, Broker, Session, Settlement};
 use crate::buffer::Buffer;
 use crate::config::{BackoffStrategy, BrokerSettings};
 use crate::error::{Error, Result};
-use crate::hooks::LineEvents;
+use crate::hooks::{LineEvents, Place};
 use crate::message::Outgoing;
+use crate::pace::Pace;
 
 /// Deliveries that go on together. 64 are as good as 256 for the crossing into JavaScript, and hold nobody up.
 const RECEIVE_BATCH: usize = 64;
@@ -114,12 +117,14 @@ impl Backoff {
 }
 
 impl Line {
-    /// Connects; an error here is final, since whoever calls has nothing yet that could be lost.
+    /// Connects; an error here is final, since whoever calls has nothing yet that could be lost. Deliveries are received
+    /// at `place`, where the broker can do that.
     pub async fn open<B: Broker>(
         broker: B,
         plan: Plan,
         settings: &BrokerSettings,
         events: Arc<dyn LineEvents>,
+        place: Option<Arc<dyn Place>>,
     ) -> Result<(Line, mpsc::Receiver<Batch>)> {
         let outgoing = Arc::new(Buffer::new(settings.buffer_size));
         let counters = Arc::new(Counters::default());
@@ -135,6 +140,7 @@ impl Line {
             outgoing: outgoing.clone(),
             counters: counters.clone(),
             events,
+            place,
             batches,
             stopped,
             quieted,
@@ -185,6 +191,7 @@ struct Runner<B> {
     outgoing: Arc<Buffer<Outgoing>>,
     counters: Arc<Counters>,
     events: Arc<dyn LineEvents>,
+    place: Option<Arc<dyn Place>>,
     batches: mpsc::Sender<Batch>,
     stopped: watch::Receiver<Stop>,
     /// No more deliveries are wanted.
@@ -201,7 +208,7 @@ impl<B: Broker> Runner<B> {
         let mut session = match self.connect().await {
             Ok(session) => {
                 let _ = first.send(Ok(()));
-                session
+                Arc::new(session)
             }
             Err(error) => {
                 let _ = first.send(Err(error));
@@ -233,7 +240,7 @@ impl<B: Broker> Runner<B> {
                 break;
             }
             match self.again(error).await {
-                Some(next) => session = next,
+                Some(next) => session = Arc::new(next),
                 None => break,
             }
             self.counters.reconnects.fetch_add(1, Ordering::Relaxed);
@@ -286,7 +293,7 @@ impl<B: Broker> Runner<B> {
     }
 
     /// Publishes and consumes until the connection is lost (Err) or a stop has been carried out (Ok).
-    async fn serve(&mut self, session: &B::Session, was_lost: bool) -> Result<()> {
+    async fn serve(&mut self, session: &Arc<B::Session>, was_lost: bool) -> Result<()> {
         let mut stopped = self.stopped.clone();
         let mut stop = Apart::new(async move {
             // The sender is dropped with the Line: that is a stop without patience.
@@ -296,7 +303,7 @@ impl<B: Broker> Runner<B> {
             }
         });
         let carrier = Carrier {
-            session,
+            session: &**session,
             outgoing: &self.outgoing,
             counters: &self.counters,
             reliable: self.plan.is_reliable(),
@@ -317,7 +324,13 @@ impl<B: Broker> Runner<B> {
             self.events.blocked(reason);
         };
         let mut lost = Apart::new(session.lost(blocked));
-        let mut received = Apart::new(consume(session, &self.batches, self.quieted.clone()));
+        let place = self.place.as_deref().filter(|_| session.can_move());
+        let pace = place.is_some().then(Pace::default);
+        let consume = consume(session.clone(), self.batches.clone(), self.quieted.clone(), pace);
+        let mut received = match place {
+            Some(place) => Apart::new(run_at(place, consume)),
+            None => Apart::new(consume),
+        };
         let stopping = tokio::select! {
             biased;
             deadline = &mut stop => Some(deadline),
@@ -343,10 +356,36 @@ impl<B: Broker> Runner<B> {
     }
 }
 
+/// Runs a task at a place for as long as this is waited for.
+async fn run_at<T: Send + 'static>(place: &dyn Place, task: impl Future<Output = T> + Send + 'static) -> T {
+    let (answer, answered) = oneshot::channel();
+    let (task, abort) = abortable(task);
+    let _abort = AbortOnDrop(abort);
+    place.spawn(Box::pin(async move {
+        if let Ok(result) = task.await {
+            let _ = answer.send(result);
+        }
+    }));
+    match answered.await {
+        Ok(result) => result,
+        // The place has gone, and with it whoever works on deliveries: the owner is closing, and says so through the stop.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 async fn consume<S: Session>(
-    session: &S,
-    batches: &mpsc::Sender<Batch>,
+    session: Arc<S>,
+    batches: mpsc::Sender<Batch>,
     mut quieted: watch::Receiver<bool>,
+    mut pace: Option<Pace>,
 ) -> Result<()> {
     let acker = session.acker();
     let mut wanted = !*quieted.borrow();
@@ -358,7 +397,14 @@ async fn consume<S: Session>(
             std::future::pending().await
         }
     });
+    let mut last = 0;
     loop {
+        // Where a batch is full, others wait behind it.
+        if let Some(pace) = &pace
+            && last < RECEIVE_BATCH
+        {
+            pace.pause().await;
+        }
         let mut deliveries = Vec::new();
         tokio::select! {
             biased;
@@ -367,6 +413,10 @@ async fn consume<S: Session>(
                 session.stop_receiving().await?;
             }
             received = session.receive(&mut deliveries, RECEIVE_BATCH) => received?,
+        }
+        last = deliveries.len();
+        if let Some(pace) = &mut pace {
+            pace.count(last);
         }
         if !wanted {
             deliveries.iter().for_each(|delivery| acker.settle_own(delivery, Settlement::Again));

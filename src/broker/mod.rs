@@ -4,6 +4,7 @@
 //! its connection is lost and is never mended: the [`line`] throws it away and connects again.
 
 mod apart;
+mod batch;
 mod carrier;
 pub mod lane;
 pub mod line;
@@ -15,10 +16,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use tokio::sync::mpsc;
-
 use crate::error::{Error, Result};
 use crate::message::{Delivery, Outgoing, Route};
+pub use batch::{Batch, Batches};
 use topology::Plan;
 
 pub trait Broker: Send + Sync + 'static {
@@ -60,6 +60,11 @@ pub trait Session: Send + Sync + 'static {
 
     /// Waits for a delivery, then appends what is ready, in order, `max` at the most.
     fn receive(&self, into: &mut Vec<Delivery>, max: usize) -> impl Future<Output = Result<()>> + Send;
+
+    /// Whether `receive` may be called at a [`Place`](crate::hooks::Place); it is called nowhere else then.
+    fn can_move(&self) -> bool {
+        true
+    }
 
     /// Asks the broker for no more; what is on its way may still come.
     fn stop_receiving(&self) -> impl Future<Output = Result<()>> + Send;
@@ -124,67 +129,4 @@ pub enum Settlement {
 pub fn next_session() -> u32 {
     static SESSIONS: AtomicU32 = AtomicU32::new(0);
     SESSIONS.fetch_add(1, Ordering::Relaxed)
-}
-
-/// Deliveries that were ready together.
-pub struct Batch {
-    pub deliveries: Vec<Delivery>,
-    /// Who acknowledges them, each up to an index: a batch may span a reconnect, and tags are those of their session.
-    ackers: Vec<(Arc<dyn Acker>, usize)>,
-}
-
-impl Batch {
-    pub fn new(deliveries: Vec<Delivery>, acker: Arc<dyn Acker>) -> Self {
-        let ackers = vec![(acker, deliveries.len())];
-        Batch { deliveries, ackers }
-    }
-
-    /// Waits for a batch and joins to it what waits behind it, up to about `enough` deliveries: fewer and larger steps for
-    /// whoever works on them, and none is waited for.
-    pub async fn gather(batches: &mut mpsc::Receiver<Batch>, enough: usize) -> Option<Batch> {
-        let mut batch = batches.recv().await?;
-        batch.join_waiting(batches, enough);
-        Some(batch)
-    }
-
-    pub fn join_waiting(&mut self, batches: &mut mpsc::Receiver<Batch>, enough: usize) {
-        while self.deliveries.len() < enough {
-            let Ok(mut next) = batches.try_recv() else { break };
-            let before = self.deliveries.len();
-            self.deliveries.append(&mut next.deliveries);
-            self.ackers.extend(next.ackers.into_iter().map(|(acker, end)| (acker, before + end)));
-        }
-    }
-
-    /// What acknowledges the last of them.
-    pub fn acker(&self) -> Option<&Arc<dyn Acker>> {
-        self.ackers.last().map(|(acker, _)| acker)
-    }
-
-    /// The deliveries, and what acknowledges them later.
-    pub fn share(self) -> (Arc<[Delivery]>, impl FnOnce(&[Delivery])) {
-        let Batch { deliveries, ackers } = self;
-        (deliveries.into(), move |deliveries: &[Delivery]| ack(deliveries, &ackers))
-    }
-
-    pub fn ack(self) {
-        ack(&self.deliveries, &self.ackers);
-    }
-}
-
-/// Once a session and route, since tags count for each channel.
-fn ack(deliveries: &[Delivery], ackers: &[(Arc<dyn Acker>, usize)]) {
-    let mut start = 0;
-    for (index, (acker, end)) in ackers.iter().enumerate() {
-        let same = ackers.get(index + 1).is_some_and(|(next, _)| Arc::ptr_eq(next, acker));
-        if same {
-            continue;
-        }
-        for route in [Route::Receive, Route::Status, Route::Message] {
-            if let Some(last) = deliveries[start..*end].iter().rev().find(|delivery| delivery.route == route) {
-                acker.ack(route, last.tag);
-            }
-        }
-        start = *end;
-    }
 }

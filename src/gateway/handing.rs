@@ -4,32 +4,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use std::sync::atomic::Ordering;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::{KeySource, Shared};
-use crate::broker::{Acker, Batch, Settlement};
+use crate::broker::{Acker, Batch, Batches, Settlement};
 use crate::buffer::Refused;
 use crate::config::SlowConsumer;
 use crate::error::Error;
 use crate::hooks::{Keys, MessageKeys};
 use crate::message::Delivery;
-use crate::pace::Pace;
 use crate::peer::{Frame, Handle};
 use crate::receipt::{Receipts, Recent};
 
-/// Messages that go through together: more gain nothing.
-const GATHER: usize = 64;
 /// What a batch may wait in all for connections whose outbox is full, before they are cut off.
 const MOMENT: Duration = Duration::from_millis(20);
 
 /// Hands what the broker delivers to the connections that it is for, in order.
-pub(super) async fn deliver(shared: Arc<Shared>, mut batches: mpsc::Receiver<Batch>) {
+pub(super) async fn deliver(shared: Arc<Shared>, mut batches: Batches) {
     let mut handing = Handing::new(&shared);
     match &shared.keys {
         KeySource::Asked(keys) => ask_and_deliver(&mut handing, keys, batches).await,
         KeySource::Declared(template) => {
-            while let Some(mut batch) = Batch::gather(&mut batches, GATHER).await {
+            while let Some(mut batch) = batches.gather().await {
                 handing.begin(&mut batch);
                 for delivery in &batch.deliveries {
                     let keys = template.keys(delivery);
@@ -45,13 +41,8 @@ pub(super) async fn deliver(shared: Arc<Shared>, mut batches: mpsc::Receiver<Bat
 }
 
 /// One question at a time: what comes meanwhile makes the next one larger, and a crossing costs much more than a message.
-async fn ask_and_deliver(
-    handing: &mut Handing<'_>,
-    keys: &Mutex<Option<Arc<dyn MessageKeys>>>,
-    mut batches: mpsc::Receiver<Batch>,
-) {
-    let mut pace = Pace::default();
-    while let Some(mut batch) = pace.gather(&mut batches, GATHER).await {
+async fn ask_and_deliver(handing: &mut Handing<'_>, keys: &Mutex<Option<Arc<dyn MessageKeys>>>, mut batches: Batches) {
+    while let Some(mut batch) = batches.gather().await {
         let asked = keys.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(asked) = asked else { return };
         handing.begin(&mut batch);

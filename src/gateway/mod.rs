@@ -11,17 +11,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use crate::broker::Broker;
 use crate::broker::lane::AmqpBroker;
 use crate::broker::line::Line;
 use crate::broker::memory::MemoryBroker;
 use crate::broker::topology::{Plan, Role};
+use crate::broker::{Batches, Broker};
 use crate::config::{BrokerKind, BrokerSettings, SocketSettings};
 use crate::error::Result;
-use crate::hooks::{LineEvents, MessageKeys};
+use crate::hooks::{LineEvents, MessageKeys, Place};
 use crate::hub::Hub;
 use crate::keys::KeyTemplate;
 use crate::message::{Content, Headers, JSON, OCTETS, Outgoing, Properties, Route, status_body};
+use crate::pace::Pace;
 use crate::peer::{Ended, Frame, GOING_AWAY, Handle, Peer, REPLACED, RESTARTING, Sink, Stream};
 
 /// The answer to a connection that found no room for its status: the broker is away, and its buffer is full.
@@ -61,6 +62,14 @@ pub enum KeySource {
 impl KeySource {
     pub fn asked(keys: Arc<dyn MessageKeys>) -> Self {
         KeySource::Asked(Mutex::new(Some(keys)))
+    }
+
+    /// Where the work on deliveries costs least.
+    fn place(&self) -> Option<Arc<dyn Place>> {
+        match self {
+            KeySource::Asked(keys) => keys.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.place(),
+            KeySource::Declared(_) => None,
+        }
     }
 }
 
@@ -118,7 +127,7 @@ impl Gateway {
     ) -> Result<Gateway> {
         match settings.kind {
             BrokerKind::Amqp => {
-                let broker = AmqpBroker::new(settings.clone())?;
+                let broker = AmqpBroker::new(settings.clone(), keys.place())?;
                 Gateway::start_on(broker, settings, socket, unique, events, keys).await
             }
             BrokerKind::Memory => {
@@ -139,7 +148,8 @@ impl Gateway {
     ) -> Result<Gateway> {
         let plan = Plan::new(&settings, Role::Gateway, unique);
         let reliable = plan.is_reliable().then_some(usize::from(settings.prefetch));
-        let (line, batches) = Line::open(broker, plan, &settings, events).await?;
+        let place = keys.place();
+        let (line, batches) = Line::open(broker, plan, &settings, events, place.clone()).await?;
         let shared = Arc::new(Shared {
             hub: Hub::default(),
             socket: Arc::new(socket),
@@ -150,7 +160,13 @@ impl Gateway {
             keys,
             reliable,
         });
-        tokio::spawn(handing::deliver(shared.clone(), batches));
+        let crosses = matches!(shared.keys, KeySource::Asked(_)) && place.is_none();
+        let batches = Batches::new(batches, crosses.then(Pace::default));
+        let deliver = handing::deliver(shared.clone(), batches);
+        match place {
+            Some(place) => place.spawn(Box::pin(deliver)),
+            None => drop(tokio::spawn(deliver)),
+        }
         Ok(Gateway { shared })
     }
 

@@ -69,9 +69,7 @@ pub fn start_client<'env>(
     env: &'env Env,
     broker: String,
     unique: String,
-    #[napi(
-        ts_arg_type = "(text: string, octets: Buffer | null | undefined, count: number, fresh: string[], first: number) => boolean | null"
-    )]
+    #[napi(ts_arg_type = "(text: string, octets?: Buffer | null, fresh?: string[], first?: number) => boolean | null")]
     deliver: Function<'env, BatchArgs, HeardAnswer>,
     #[napi(ts_arg_type = "(name: string, details: string) => void")] event: Function<
         'env,
@@ -82,7 +80,7 @@ pub fn start_client<'env>(
     let broker: BrokerSettings = settings(&broker)?;
     let tracked = broker.delivery == Guarantee::AtLeastOnce;
     let dictionary = Arc::<Dictionary>::default();
-    let listeners = Arc::new(ListenerFunction::new(&deliver, dictionary.clone())?);
+    let listeners = Arc::new(ListenerFunction::new(env, &deliver, dictionary.clone())?);
     let event = Arc::new(EventFunction::new(&event)?);
     let owner = Owner::of(env)?;
     let (deferred, promise) = env.create_deferred()?;

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use napi::bindgen_prelude::*;
+use napi::sys;
 
-use super::to_js;
+use super::{check_status, to_js};
 use crate::message::{Delivery, Headers, JSON, OCTETS, Properties, Route};
 
 /// Numbers of a delivery: where its body ends and where the message id behind that, the entries of its headers, content
@@ -30,9 +31,40 @@ const REPEATED: u32 = 8;
 const MAX_ENTRIES: usize = 8 * 1024;
 const MAX_BYTES: usize = 2 * 1024 * 1024;
 
-/// The numbers of all deliveries and then their bodies; the bodies alone, where one is not ASCII; how many there are; the
-/// texts that are new, and the entry of the first of them: 0 when all entries before it are void.
-pub(super) type BatchArgs = FnArgs<(String, Option<Buffer>, u32, Vec<String>, u32)>;
+/// A batch as arguments of a function: all four, or the first alone where that says everything.
+pub(super) struct BatchArgs {
+    /// How many there are, the numbers of all and then their bodies. ASCII.
+    text: Vec<u8>,
+    /// The bodies alone, where one is not ASCII.
+    octets: Option<Vec<u8>>,
+    /// The texts that are new.
+    fresh: Vec<String>,
+    /// The entry of the first of them: 0 when all entries before it are void.
+    first: u32,
+}
+
+impl JsValuesTupleIntoVec for BatchArgs {
+    #[allow(unsafe_code, reason = "Node-API")]
+    fn into_vec(self, env: sys::napi_env) -> Result<Vec<sys::napi_value>> {
+        let BatchArgs { text, octets, fresh, first } = self;
+        let length = isize::try_from(text.len()).unwrap_or(isize::MAX);
+        let mut value = std::ptr::null_mut();
+        // SAFETY: called on the environment's thread, in a scope of the caller's; `text` has `length` bytes.
+        unsafe {
+            check_status(sys::napi_create_string_latin1(env, text.as_ptr().cast(), length, &raw mut value))?;
+            if octets.is_none() && fresh.is_empty() {
+                return Ok(vec![value]);
+            }
+            let octets = octets.map(Buffer::from);
+            Ok(vec![
+                value,
+                ToNapiValue::to_napi_value(env, octets)?,
+                ToNapiValue::to_napi_value(env, fresh)?,
+                ToNapiValue::to_napi_value(env, first)?,
+            ])
+        }
+    }
+}
 
 /// Texts that have crossed, by their entry.
 #[derive(Default)]
@@ -72,9 +104,10 @@ impl Dictionary {
         let ascii = batch.iter().all(|delivery| delivery.body.is_ascii()) && ids.iter().all(|id| id.is_ascii());
         let size = batch.iter().map(|delivery| delivery.body.len()).sum::<usize>()
             + ids.iter().map(|id| id.len()).sum::<usize>();
-        let numbers = batch.len() * WORDS * DIGITS;
+        let numbers = (1 + batch.len() * WORDS) * DIGITS;
         let mut text = Vec::with_capacity(if ascii { numbers + size } else { numbers });
         let mut octets = Vec::with_capacity(if ascii { 0 } else { size });
+        write_number(&mut text, u32::try_from(batch.len()).unwrap_or(u32::MAX));
         let mut end = if ascii { numbers } else { 0 };
         for (delivery, id) in batch.iter().zip(&ids) {
             let body = end + delivery.body.len();
@@ -98,11 +131,8 @@ impl Dictionary {
             out.extend_from_slice(&delivery.body);
             out.extend_from_slice(id.as_bytes());
         }
-        let text = String::from_utf8(text).unwrap_or_default();
-        let octets = (!ascii).then(|| octets.into());
         let fresh = std::mem::take(&mut entries.fresh);
-        let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);
-        FnArgs::from((text, octets, count, fresh, first))
+        BatchArgs { text, octets: (!ascii).then_some(octets), fresh, first }
     }
 
     /// What goes back with the headers of an entry.

@@ -8,6 +8,7 @@ use napi::bindgen_prelude::*;
 use napi_derive::napi;
 use tokio::net::TcpStream;
 
+use super::answer::KeyAnswer;
 use super::bridge::{Bridge, Output};
 use super::callback::{EventFunction, KeyFunction};
 use super::crossing::BatchArgs;
@@ -77,9 +78,9 @@ pub fn start_gateway<'env>(
     socket: String,
     unique: String,
     #[napi(
-        ts_arg_type = "(text: string, octets: Buffer | null | undefined, count: number, fresh: string[], first: number) => Array<string | string[] | null>"
+        ts_arg_type = "(text: string, octets?: Buffer | null, fresh?: string[], first?: number) => string | Array<string | string[] | null>"
     )]
-    keys: Function<'env, BatchArgs, Vec<Option<Either<String, Vec<String>>>>>,
+    keys: Function<'env, BatchArgs, KeyAnswer>,
     #[napi(ts_arg_type = "(name: string, details: string) => void")] event: Function<
         'env,
         FnArgs<(String, String)>,
@@ -95,7 +96,7 @@ pub fn start_gateway<'env>(
     let mut socket: SocketSettings = settings(&socket)?;
     let keys = match socket.message_key.take() {
         Some(template) => KeySource::Declared(template),
-        None => KeySource::asked(Arc::new(KeyFunction::new(&keys)?)),
+        None => KeySource::asked(Arc::new(KeyFunction::new(env, &keys)?)),
     };
     let event = Arc::new(EventFunction::new(&event)?);
     let output: Arc<Output> = Arc::new(output.build_threadsafe_function().build()?);

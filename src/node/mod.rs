@@ -5,11 +5,21 @@
 
 #![cfg_attr(test, allow(dead_code, reason = "napi registers nothing in test builds, so nothing is called"))]
 
+mod answer;
 mod bridge;
 mod callback;
 mod client;
 mod crossing;
+#[cfg(unix)]
+mod event_loop;
+#[cfg(not(unix))]
+#[path = "event_loop_elsewhere.rs"]
+mod event_loop;
 mod gateway;
+#[cfg(unix)]
+mod libuv;
+#[cfg(unix)]
+mod moved;
 mod owner;
 mod pfx;
 mod socket;
@@ -64,4 +74,11 @@ pub(crate) fn to_js(error: crate::error::Error) -> Error {
 
 pub(crate) fn settings<T: DeserializeOwned>(json: &str) -> Result<T> {
     serde_json::from_str(json).map_err(|error| Error::from_reason(format!("ERR_INVALID_OPTION||settings: {error}")))
+}
+
+pub(crate) fn check_status(status: sys::napi_status) -> Result<()> {
+    if status == sys::Status::napi_ok {
+        return Ok(());
+    }
+    Err(Error::from_status(Status::from(status)))
 }

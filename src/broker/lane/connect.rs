@@ -12,6 +12,7 @@ use super::tls::{self, Tls};
 use super::wire::{Broken, METHOD, Reader, close_channel, method_frame, parse_method};
 use crate::config::{AuthMechanism, BrokerSettings, Host};
 use crate::error::{Error, Result};
+use crate::hooks::Place;
 
 /// The original's frame_max; larger frames gain nothing for messages of a browser's size.
 const FRAME_MAX: u32 = 131_072;
@@ -43,6 +44,16 @@ impl Connection {
         let mut opened = Connection { reader, outlet, frame_max: 0, heartbeat: None, address };
         opened.log_in(settings).await?;
         Ok(opened)
+    }
+
+    /// The same, with what comes read at `place` where that can be; and whether it can.
+    pub fn read_at(self, place: &dyn Place) -> Result<(Connection, bool)> {
+        let (reader, rest) = self.reader.into_parts();
+        let ends = stream::read_at(place, (reader, self.outlet.into_stream()));
+        let (reader, writer) = ends.map_err(|error| unreachable(&error, self.address.clone()))?;
+        let moved = matches!(reader, ReadEnd::Moved(_));
+        let (reader, outlet) = (rest.with_stream(reader), Outlet::new(writer));
+        Ok((Connection { reader, outlet, ..self }, moved))
     }
 
     async fn log_in(&mut self, settings: &BrokerSettings) -> Result<()> {

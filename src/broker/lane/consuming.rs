@@ -22,6 +22,7 @@ use super::wire::{Broken, METHOD, Reader, method_frame, parse_method};
 use crate::broker::topology::{Plan, Queue};
 use crate::broker::{Acker, Settlement, next_session};
 use crate::error::Result;
+use crate::hooks::Place;
 use crate::message::{Delivery, Route};
 
 /// A part of the prefetch after which an acknowledgement goes out at once; before that it waits for company.
@@ -43,6 +44,8 @@ pub struct Consuming {
     bindings: Vec<u8>,
     /// Publishers mark what may have come before.
     marks: bool,
+    /// Deliveries are received at the place.
+    pub moved: bool,
     pub heartbeat: Option<Duration>,
 }
 
@@ -118,7 +121,12 @@ fn channel_of(index: usize) -> u16 {
 impl Consuming {
     /// Declares and binds the private queues, which belong to this connection, and starts to consume all of `plan`'s.
     /// `anchors` are exchanges that a private queue keeps alive by a binding that nobody uses.
-    pub async fn new(mut connection: Connection, plan: &Plan, anchors: &[&str]) -> Result<Consuming> {
+    pub async fn new(
+        mut connection: Connection,
+        plan: &Plan,
+        anchors: &[&str],
+        place: Option<&dyn Place>,
+    ) -> Result<Consuming> {
         for (index, queue) in plan.queues.iter().enumerate() {
             let id = channel_of(index);
             connection.open_channel(id).await?;
@@ -143,6 +151,10 @@ impl Consuming {
             let frame = method_frame(channel_of(index), &AMQPClass::Basic(basic::AMQPMethod::Consume(consume)));
             connection.write(&frame).await?;
         }
+        let (connection, moved) = match place {
+            Some(place) => connection.read_at(place)?,
+            None => (connection, false),
+        };
         let Connection { reader, outlet, heartbeat, .. } = connection;
         let acks = Acks {
             session: next_session(),
@@ -160,6 +172,7 @@ impl Consuming {
             own_queues: plan.queues.iter().filter(outlives).map(|queue| queue.name.clone()).collect(),
             bindings: bindings(plan),
             marks: plan.is_reliable(),
+            moved,
             heartbeat,
         })
     }
@@ -272,7 +285,9 @@ impl Consuming {
 
     /// Whether somebody waits for the broker right now; otherwise its silence says nothing.
     pub fn is_listening(&self) -> bool {
-        self.reader.try_lock().is_err()
+        // Where it is read, there may be no time for it.
+        let has_unread = || self.outlet.try_lock().is_ok_and(|outlet| outlet.has_unread());
+        self.reader.try_lock().is_err() && !has_unread()
     }
 
     /// Says the bindings of what is consumed once more. Without the exchange this ends the channel, and with it the session.

@@ -37,6 +37,7 @@ use super::topology::{ExchangeKind, Plan};
 use super::{Acker, Broker, Routed, Session};
 use crate::config::{BrokerSettings, Host};
 use crate::error::{Error, Result};
+use crate::hooks::Place;
 use crate::message::{Delivery, Outgoing};
 use consuming::Consuming;
 use declare::{Control, Declared};
@@ -46,6 +47,9 @@ use wire::Broken;
 
 /// The least time between two declarations of what has gone.
 const DECLARE_INTERVAL: Duration = Duration::from_millis(250);
+/// How often all of it is tried where an exchange is not found: one that is autoDelete goes with the last of those who had
+/// it before, be it between its declaration and its binding.
+const DECLARE_ATTEMPTS: usize = 3;
 /// How often what is consumed is bound again.
 const BIND_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -54,14 +58,16 @@ pub struct AmqpBroker {
     /// Sessions so far. Each has its own exclusive queue: the broker may not have noticed yet that the one before is gone,
     /// and would answer RESOURCE_LOCKED for its name.
     sessions: AtomicU32,
+    place: Option<Arc<dyn Place>>,
 }
 
 impl AmqpBroker {
-    pub fn new(settings: BrokerSettings) -> Result<Self> {
+    /// `place` reads the deliveries, where that can be.
+    pub fn new(settings: BrokerSettings, place: Option<Arc<dyn Place>>) -> Result<Self> {
         let tls = settings.tls.as_ref().map(Tls::new).transpose()?;
         let (durable_queues, first) = (AtomicBool::new(false), AtomicUsize::new(0));
         let control = Control { settings, tls, durable_queues, first };
-        Ok(AmqpBroker { control: Arc::new(control), sessions: AtomicU32::new(0) })
+        Ok(AmqpBroker { control: Arc::new(control), sessions: AtomicU32::new(0), place })
     }
 
     /// On the first host that answers.
@@ -79,7 +85,7 @@ impl AmqpBroker {
             .filter(|exchange| exchange.kind == ExchangeKind::Direct && as_declared.contains(&exchange.name))
             .map(|exchange| exchange.name.as_str())
             .collect();
-        let consuming = Consuming::new(connection, &plan, &anchors).await?;
+        let consuming = Consuming::new(connection, &plan, &anchors, self.place.as_deref()).await?;
         let publishing = Publishing::new(self.control.connect(&host).await?, &plan).await?;
         self.control.first.store(0, Ordering::Relaxed);
         Ok(AmqpSession {
@@ -101,6 +107,23 @@ impl Broker for AmqpBroker {
     type Session = AmqpSession;
 
     async fn connect(&self, plan: &Plan) -> Result<AmqpSession> {
+        for _ in 1..DECLARE_ATTEMPTS {
+            match self.session_anywhere(plan).await {
+                Err(Error::Refused { code: "NOT_FOUND", .. }) => (),
+                result => return result,
+            }
+        }
+        self.session_anywhere(plan).await
+    }
+
+    fn address(&self) -> String {
+        self.control.settings.address.clone()
+    }
+}
+
+impl AmqpBroker {
+    /// On the first host that answers and stays.
+    async fn session_anywhere(&self, plan: &Plan) -> Result<AmqpSession> {
         let first = &self.control.first;
         for _ in 1..self.control.settings.hosts.len() {
             let before = first.load(Ordering::Relaxed);
@@ -117,10 +140,6 @@ impl Broker for AmqpBroker {
             }
         }
         self.session(plan).await
-    }
-
-    fn address(&self) -> String {
-        self.control.settings.address.clone()
     }
 }
 
@@ -396,6 +415,10 @@ impl Session for AmqpSession {
     async fn receive(&self, into: &mut Vec<Delivery>, max: usize) -> Result<()> {
         let heard = || self.silence.heard(&self.silence.consuming);
         self.consuming.receive(into, max, heard).await.map_err(|detail| self.gone(detail))
+    }
+
+    fn can_move(&self) -> bool {
+        self.consuming.moved
     }
 
     async fn stop_receiving(&self) -> Result<()> {

@@ -27,6 +27,17 @@ impl Outlet {
         Outlet { stream, buffer: Vec::new(), written: 0, starts: Vec::new(), wrote: Instant::now() }
     }
 
+    /// Nothing may wait in it.
+    pub fn into_stream(self) -> WriteEnd {
+        debug_assert_eq!(self.written, self.buffer.len());
+        self.stream
+    }
+
+    /// Whether the broker has sent something that nobody has read yet, where only this end can tell.
+    pub fn has_unread(&self) -> bool {
+        self.stream.has_unread()
+    }
+
     /// Begins a batch: what a write that was dropped had not begun is its owner's again and is forgotten here.
     pub fn begin(&mut self) {
         let begun = self.starts.iter().find(|start| **start >= self.written);

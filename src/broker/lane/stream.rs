@@ -9,19 +9,44 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_rustls::client::TlsStream;
 
+use crate::hooks::{MovedReader, MovedWriter, Place};
+
 pub enum ReadEnd {
     Plain(OwnedReadHalf),
     Tls(ReadHalf<TlsStream<TcpStream>>),
+    Moved(MovedReader),
 }
 
 pub enum WriteEnd {
     Plain(OwnedWriteHalf),
     Tls(WriteHalf<TlsStream<TcpStream>>),
+    Moved(Box<dyn MovedWriter>),
+}
+
+impl WriteEnd {
+    /// Whether something has come that nobody has read yet, where the other end is read at a place of its own.
+    pub fn has_unread(&self) -> bool {
+        match self {
+            WriteEnd::Moved(writer) => writer.has_unread(),
+            _ => false,
+        }
+    }
 }
 
 pub fn plain(stream: TcpStream) -> (ReadEnd, WriteEnd) {
     let (reader, writer) = stream.into_split();
     (ReadEnd::Plain(reader), WriteEnd::Plain(writer))
+}
+
+/// A plain stream that `place` reads from; any other stays as it is.
+pub fn read_at(place: &dyn Place, ends: (ReadEnd, WriteEnd)) -> Result<(ReadEnd, WriteEnd)> {
+    let (reader, writer) = match ends {
+        (ReadEnd::Plain(reader), WriteEnd::Plain(writer)) => (reader, writer),
+        others => return Ok(others),
+    };
+    let stream = reader.reunite(writer).map_err(std::io::Error::other)?;
+    let (reader, writer) = place.take(stream.into_std()?)?;
+    Ok((ReadEnd::Moved(reader), WriteEnd::Moved(writer)))
 }
 
 pub fn secure(stream: TlsStream<TcpStream>) -> (ReadEnd, WriteEnd) {
@@ -34,6 +59,7 @@ impl AsyncRead for ReadEnd {
         match self.get_mut() {
             ReadEnd::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             ReadEnd::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            ReadEnd::Moved(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -43,6 +69,7 @@ impl AsyncWrite for WriteEnd {
         match self.get_mut() {
             WriteEnd::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             WriteEnd::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            WriteEnd::Moved(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -50,6 +77,7 @@ impl AsyncWrite for WriteEnd {
         match self.get_mut() {
             WriteEnd::Plain(stream) => Pin::new(stream).poll_flush(cx),
             WriteEnd::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            WriteEnd::Moved(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -57,6 +85,7 @@ impl AsyncWrite for WriteEnd {
         match self.get_mut() {
             WriteEnd::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             WriteEnd::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            WriteEnd::Moved(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

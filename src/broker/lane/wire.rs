@@ -69,6 +69,19 @@ pub struct Reader<R> {
     wanted: usize,
 }
 
+impl<R> Reader<R> {
+    /// The stream, and what is read from another in its place goes on where this stops.
+    pub fn into_parts(self) -> (R, Reader<()>) {
+        let Reader { stream, buffer, frame_max, wanted } = self;
+        (stream, Reader { stream: (), buffer, frame_max, wanted })
+    }
+
+    pub fn with_stream<S>(self, stream: S) -> Reader<S> {
+        let Reader { buffer, frame_max, wanted, .. } = self;
+        Reader { stream, buffer, frame_max, wanted }
+    }
+}
+
 impl<R: AsyncRead + Unpin> Reader<R> {
     pub fn new(stream: R, frame_max: usize) -> Self {
         Reader { stream, buffer: BytesMut::new(), frame_max, wanted: 0 }

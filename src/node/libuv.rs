@@ -1,0 +1,124 @@
+//! The functions of libuv that watch a socket and call a thread, as Node exports them. Looked up, since other runtimes that load this addon
+//! have none of them.
+
+use std::ffi::{CStr, c_int, c_void};
+use std::io::{Error, Result};
+use std::sync::OnceLock;
+
+use napi::sys::uv_loop_s;
+
+pub(super) const READABLE: c_int = 1;
+
+/// Of `uv_handle_type`.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Async = 1,
+    Poll = 8,
+}
+
+/// A `uv_handle_t` of one kind or the other, of a size that only libuv knows.
+#[repr(C)]
+pub(super) struct Handle {
+    _opaque: [u8; 0],
+}
+
+type OnAsync = unsafe extern "C" fn(*mut Handle);
+type OnPoll = unsafe extern "C" fn(*mut Handle, c_int, c_int);
+type OnClose = unsafe extern "C" fn(*mut Handle);
+
+pub(super) struct LibUv {
+    pub async_init: unsafe extern "C" fn(*mut uv_loop_s, *mut Handle, OnAsync) -> c_int,
+    pub async_send: unsafe extern "C" fn(*mut Handle) -> c_int,
+    pub poll_init: unsafe extern "C" fn(*mut uv_loop_s, *mut Handle, c_int) -> c_int,
+    pub poll_start: unsafe extern "C" fn(*mut Handle, c_int, OnPoll) -> c_int,
+    pub poll_stop: unsafe extern "C" fn(*mut Handle) -> c_int,
+    pub close: unsafe extern "C" fn(*mut Handle, OnClose),
+    pub unref: unsafe extern "C" fn(*mut Handle),
+    pub set_data: unsafe extern "C" fn(*mut Handle, *mut c_void),
+    pub get_data: unsafe extern "C" fn(*const Handle) -> *mut c_void,
+    handle_size: unsafe extern "C" fn(c_int) -> usize,
+}
+
+#[allow(unsafe_code, reason = "libuv")]
+impl LibUv {
+    /// None where the process has no libuv to call.
+    pub(super) fn find() -> Option<&'static LibUv> {
+        static FOUND: OnceLock<Option<LibUv>> = OnceLock::new();
+        FOUND.get_or_init(LibUv::look_up).as_ref()
+    }
+
+    fn look_up() -> Option<LibUv> {
+        // SAFETY: each is given the type that it has in uv.h, in every release of libuv 1.
+        unsafe {
+            Some(LibUv {
+                async_init: symbol(c"uv_async_init")?,
+                async_send: symbol(c"uv_async_send")?,
+                poll_init: symbol(c"uv_poll_init")?,
+                poll_start: symbol(c"uv_poll_start")?,
+                poll_stop: symbol(c"uv_poll_stop")?,
+                close: symbol(c"uv_close")?,
+                unref: symbol(c"uv_unref")?,
+                set_data: symbol(c"uv_handle_set_data")?,
+                get_data: symbol(c"uv_handle_get_data")?,
+                handle_size: symbol(c"uv_handle_size")?,
+            })
+        }
+    }
+
+    /// A handle that `start` initialises, with `data`; and keeps no process alive.
+    ///
+    /// # Safety
+    ///
+    /// On the thread of the loop that `start` names; the handle must be closed, and then freed.
+    pub(super) unsafe fn handle(
+        &self,
+        kind: Kind,
+        data: *mut c_void,
+        start: impl FnOnce(*mut Handle) -> c_int,
+    ) -> Result<*mut Handle> {
+        let memory = vec![0_u64; self.words(kind)].into_boxed_slice();
+        let handle: *mut Handle = Box::into_raw(memory).cast();
+        if let Err(error) = check(start(handle)) {
+            // SAFETY: a handle that could not be initialised is not libuv's.
+            unsafe { self.free(kind, handle) };
+            return Err(error);
+        }
+        // SAFETY: it has been initialised.
+        unsafe {
+            (self.set_data)(handle, data);
+            (self.unref)(handle);
+        }
+        Ok(handle)
+    }
+
+    /// # Safety
+    ///
+    /// `handle` must come from `handle` with the same kind, and be closed.
+    pub(super) unsafe fn free(&self, kind: Kind, handle: *mut Handle) {
+        let memory = std::ptr::slice_from_raw_parts_mut(handle.cast::<u64>(), self.words(kind));
+        // SAFETY: a box of this type and length.
+        drop(unsafe { Box::from_raw(memory) });
+    }
+
+    fn words(&self, kind: Kind) -> usize {
+        // SAFETY: of any kind.
+        unsafe { (self.handle_size)(kind as c_int) }.div_ceil(size_of::<u64>())
+    }
+}
+
+/// libuv's errors are negative errno values on Unix.
+pub(super) fn check(status: c_int) -> Result<()> {
+    if status < 0 { Err(Error::from_raw_os_error(-status)) } else { Ok(()) }
+}
+
+/// # Safety
+///
+/// `F` must be the type of the function that has this name.
+#[allow(unsafe_code, reason = "symbols have no types")]
+unsafe fn symbol<F: Copy>(name: &CStr) -> Option<F> {
+    const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
+    // SAFETY: the name ends with a nul.
+    let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    // SAFETY: a function pointer of the type that the caller vouches for, and not null.
+    (!address.is_null()).then(|| unsafe { std::mem::transmute_copy(&address) })
+}
