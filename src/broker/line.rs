@@ -26,6 +26,8 @@ use crate::pace::Pace;
 
 /// Deliveries that go on together. 64 are as good as 256 for the crossing into JavaScript, and hold nobody up.
 const RECEIVE_BATCH: usize = 64;
+/// A batch from which on its own size has paid for the step, and the next one need not wait to become larger.
+const WORTHWHILE: usize = 16;
 /// Batches that may wait between the broker and whoever works on them.
 const BATCHES_WAITING: usize = 4;
 /// What connecting takes, and the most that is waited for others to be back as well.
@@ -399,9 +401,8 @@ async fn consume<S: Session>(
     });
     let mut last = 0;
     loop {
-        // Where a batch is full, others wait behind it.
         if let Some(pace) = &pace
-            && last < RECEIVE_BATCH
+            && last < WORTHWHILE
         {
             pace.pause().await;
         }
