@@ -196,3 +196,30 @@ for (const broker of [embedded, rabbitmq]) {
     );
   }
 }
+
+forEachBroker(
+  test,
+  'messages to very many connections come to each, in order',
+  async (t, broker) => {
+    const KEYS = Array.from({ length: 400 }, (_, n) => `key ${n}`);
+    const ways = {
+      function: { messageKeyFn: () => KEYS },
+      declared: { messageKey: { json: '/to' }, messageKeyFn: undefined },
+    };
+    for (const [way, ws] of Object.entries(ways)) {
+      const world = await open(t, broker, { ws });
+      const peers = await Promise.all(KEYS.map((key) => world.connect(key)));
+      const sent = [];
+      for (let n = 0; n < 20; n += 1) {
+        sent.push({ to: KEYS, n });
+        world.client.send(sent.at(-1));
+      }
+      for (const peer of peers) {
+        const received = await peer.received(sent.length);
+        const numbers = received.map((text) => JSON.parse(text).n);
+        t.deepEqual(numbers, [...sent.keys()], way);
+      }
+      t.is(world.gateway.stats().sent, KEYS.length * sent.length, way);
+    }
+  },
+);

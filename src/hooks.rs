@@ -13,7 +13,7 @@ pub trait Place: Send + Sync {
     /// Runs a task there, or drops it when there is nobody any more.
     fn spawn(&self, task: BoxFuture<'static, ()>);
 
-    /// The two ends of a connected socket: only tasks at the place may read, and whoever wants to may write.
+    /// The two ends of a connected socket: tasks at the place are to read, and whoever wants to may write.
     fn take(&self, socket: std::net::TcpStream) -> std::io::Result<(MovedReader, Box<dyn MovedWriter>)>;
 }
 

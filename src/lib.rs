@@ -12,7 +12,7 @@
 //! - [`pfx`] opens PKCS #12 files.
 //! - [`hub`] knows which connection holds which key; the newest wins.
 //! - [`buffer`] is the bounded queue between two tasks, `waiters` are those it holds back; [`pace`] makes the batches that
-//!   cross into JavaScript.
+//!   go into JavaScript large enough.
 //! - [`message`], [`config`] and [`hooks`] are plain values and the questions that JavaScript answers.
 //! - [`error`] is at the bottom: one enum, each variant with what JavaScript sees.
 

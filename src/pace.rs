@@ -1,11 +1,12 @@
-//! How large the batches are that cross into JavaScript: a crossing wakes two threads and costs as much as ten messages, so
-//! under load there is at most one in a millisecond, and otherwise one at once for whatever is there.
+//! How large the batches are that go into JavaScript. A crossing wakes two threads and costs as much as ten messages, and a
+//! turn of the event loop as much as some: so under load there is at most one in a millisecond, and otherwise one at once for
+//! whatever is there.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// The least time between two crossings under load.
+/// The least time between two of them under load.
 const INTERVAL: Duration = Duration::from_millis(1);
 /// Deliveries in an interval from which on there is load: below that, waiting would cost more time than it saves work.
 const LOAD: f64 = 8.0;

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use std::sync::atomic::Ordering;
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::{KeySource, Shared};
@@ -16,6 +17,8 @@ use crate::message::Delivery;
 use crate::peer::{Frame, Handle};
 use crate::receipt::{Receipts, Recent};
 
+/// Connections that are written to in one go.
+const AT_ONCE: usize = 128;
 /// What a batch may wait in all for connections whose outbox is full, before they are cut off.
 const MOMENT: Duration = Duration::from_millis(20);
 
@@ -110,9 +113,19 @@ impl<'a> Handing<'a> {
         self.flush();
     }
 
-    /// Sends what has been queued, all of a connection's in one write.
+    /// Sends what has been queued, all of a connection's in one write. This may be a thread that has other things to do:
+    /// of a message to very many the runtime's do their part.
     fn flush(&mut self) {
+        let mut others = self.queued.split_off(self.queued.len().min(AT_ONCE));
         self.queued.drain(..).for_each(|peer| peer.flush());
+        if !others.is_empty() {
+            tokio::spawn(async move {
+                while !others.is_empty() {
+                    others.drain(..others.len().min(AT_ONCE)).for_each(|peer| peer.flush());
+                    yield_now().await;
+                }
+            });
+        }
     }
 
     /// Hands one message to the connections of its keys.

@@ -17,7 +17,7 @@ use super::event_loop::EventLoop;
 use super::libuv::{Handle, Kind, LibUv, READABLE, check};
 use crate::hooks::MovedWriter;
 
-/// The reading end. Only the event loop's own tasks may poll it.
+/// The reading end, for tasks of the event loop; others may finish what they have left.
 pub(super) struct MovedReading {
     watch: Arc<Watch>,
 }
@@ -122,15 +122,35 @@ impl Watch {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has libuv watch the socket.
-    #[allow(unsafe_code, reason = "libuv")]
+    /// Has libuv watch the socket. Whoever reads on another thread has it started there.
     fn start(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
+        if self.event_loop.raw().is_some() {
+            return self.start_here(state);
+        }
+        if let Watching::Closed = state.watching {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let watch = self.clone();
+        self.event_loop.spawn(Box::pin(async move {
+            let mut state = watch.lock();
+            let started = watch.start_here(&mut state);
+            drop(state);
+            if started.is_err() {
+                watch.close();
+                watch.rouse();
+            }
+        }));
+        Ok(())
+    }
+
+    #[allow(unsafe_code, reason = "libuv")]
+    fn start_here(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
         if let Watching::NotYet = state.watching {
             state.watching = Watching::Open(self.open()?);
         }
         match &mut state.watching {
             Watching::Open(open) if !open.started => {
-                // SAFETY: on the event loop's thread (`open` has made sure), with a handle that is not closed.
+                // SAFETY: on the event loop's thread, with a handle that is not closed.
                 check(unsafe { (self.event_loop.libuv().poll_start)(open.handle, READABLE, on_poll) })?;
                 open.started = true;
                 Ok(())
