@@ -221,7 +221,8 @@ impl EventLoop {
     /// The environment ends, and with it whatever would run here.
     #[allow(unsafe_code, reason = "libuv")]
     fn end(&self) {
-        drop(self.fresh.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(fresh);
         if let Ok(mut tasks) = self.tasks.try_lock() {
             drop(std::mem::take(&mut *tasks));
         }

@@ -189,6 +189,13 @@ impl Watch {
         }
     }
 
+    /// libuv watches no more; whoever reads learns why.
+    fn stopped(&self) {
+        if let Watching::Open(open) = &mut self.lock().watching {
+            open.started = false;
+        }
+    }
+
     /// What nobody reads for now must not be told again and again.
     #[allow(unsafe_code, reason = "libuv")]
     fn rest(&self) {
@@ -218,7 +225,7 @@ impl Watch {
 
 /// The socket can be read, or its end has come.
 #[allow(unsafe_code, reason = "called by libuv")]
-unsafe extern "C" fn on_poll(handle: *mut Handle, _: c_int, _: c_int) {
+unsafe extern "C" fn on_poll(handle: *mut Handle, status: c_int, _: c_int) {
     let Some(libuv) = LibUv::find() else { return };
     // SAFETY: the handle's own reference, which lives until `on_close`; this one is of its own.
     let watch = unsafe {
@@ -226,6 +233,9 @@ unsafe extern "C" fn on_poll(handle: *mut Handle, _: c_int, _: c_int) {
         Arc::increment_strong_count(data);
         Arc::from_raw(data)
     };
+    if status < 0 {
+        watch.stopped();
+    }
     watch.event_loop.turn(|| watch.rouse());
     watch.rest();
 }
