@@ -71,9 +71,10 @@ breaking('at-least-once: what waits in the broker outlives it', async (t) => {
   await victim.kill();
   await victim.restore();
   const { messages } = await worker(t, mqConf);
-  await until(() => messages.length >= COUNT, 30_000).catch(() => {});
-  t.deepEqual(
-    messages.map(({ message }) => message),
-    Array.from({ length: COUNT }, (_, n) => n),
-  );
+  const distinct = () => new Set(messages.map(({ message }) => message));
+  await until(() => distinct().size >= COUNT, 30_000).catch(() => {});
+  t.deepEqual([...distinct()], [...Array(COUNT).keys()]);
+  // What the broker had, and had not confirmed yet, comes once more.
+  const again = messages.filter(({ info }) => info.redelivered);
+  t.true(messages.length - again.length <= COUNT);
 });
