@@ -11,6 +11,7 @@ const { promisify } = require('node:util');
 const test = require('ava');
 const { startRabbit } = require('../scripts/rabbitmq');
 const { unique } = require('./support/brokers');
+const { run } = require('./support/children');
 const { LOCAL, PASSPHRASE, certificates } = require('./support/certificates');
 const { NAMES, isExternal, list } = require('./support/rabbit');
 const { until } = require('./support/until');
@@ -377,4 +378,15 @@ over('without ca, what Node trusts is trusted', async (t) => {
     { env: { ...process.env, NODE_EXTRA_CA_CERTS: ca.certFile } },
   );
   t.is(stdout.trim(), 'went well');
+});
+
+over('other callbacks get their turn under a flood', async (t) => {
+  const script = run(t, 'processes/event-loop.js', {
+    MQ_CONF: JSON.stringify(conf(open)),
+    WHAT: 'flood',
+  });
+  const { answers, turns } = await script.tells('flood');
+  t.is(answers, 20_000);
+  t.true(turns > 10, `${turns} turns`);
+  t.deepEqual(await script.end(), { code: 0, signal: null });
 });

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 
 use super::Acker;
 use crate::message::{Delivery, Route};
@@ -13,6 +14,9 @@ const ENOUGH: usize = 64;
 /// Bodies that go together. A larger one goes alone: whoever keeps a little of a batch may keep all of it.
 const BYTES: usize = 64 * 1024;
 
+/// Batches that are worked on before others on the same thread get their turn.
+const AT_ONCE: usize = 4;
+
 /// Batches as they come, in the sizes that whoever works on them wants.
 pub struct Batches {
     receiver: mpsc::Receiver<Batch>,
@@ -20,18 +24,27 @@ pub struct Batches {
     next: Option<Batch>,
     /// Where each batch crosses into another thread.
     pace: Option<Pace>,
+    /// Since one was waited for.
+    at_once: usize,
 }
 
 impl Batches {
     pub fn new(receiver: mpsc::Receiver<Batch>, pace: Option<Pace>) -> Self {
-        Batches { receiver, next: None, pace }
+        Batches { receiver, next: None, pace, at_once: 0 }
     }
 
     /// Waits for a batch and joins to it what waits behind it: fewer and larger steps for whoever works on them, and none
     /// is waited for, unless batches are paced.
     pub async fn gather(&mut self) -> Option<Batch> {
-        let mut batch = match self.next.take() {
-            Some(next) => next,
+        let ready = self.next.take().or_else(|| self.receiver.try_recv().ok());
+        self.at_once = if ready.is_some() { self.at_once + 1 } else { 0 };
+        if self.at_once > AT_ONCE {
+            // They may come as fast as they are worked on, from another thread.
+            self.at_once = 0;
+            yield_now().await;
+        }
+        let mut batch = match ready {
+            Some(batch) => batch,
             None => self.receiver.recv().await?,
         };
         self.join_waiting(&mut batch);

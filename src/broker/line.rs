@@ -326,8 +326,9 @@ impl<B: Broker> Runner<B> {
             self.events.blocked(reason);
         };
         let mut lost = Apart::new(session.lost(blocked));
+        // Where deliveries are worked on at a place, they are paced here, wherever they are received.
+        let pace = self.place.is_some().then(Pace::default);
         let place = self.place.as_deref().filter(|_| session.can_move());
-        let pace = place.is_some().then(Pace::default);
         let consume = consume(session.clone(), self.batches.clone(), self.quieted.clone(), pace);
         let mut received = match place {
             Some(place) => Apart::new(run_at(place, consume)),

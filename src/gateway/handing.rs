@@ -177,7 +177,8 @@ impl<'a> Handing<'a> {
                         Err(Refused::Closed(_)) => false,
                     }
                 }
-                SlowConsumer::Drop => false,
+                // What was queued before has gone out meanwhile.
+                SlowConsumer::Drop => peer.send(frame.clone()).is_ok(),
                 SlowConsumer::Wait => peer.send_in_turn(frame.clone()).await,
             };
             if sent {

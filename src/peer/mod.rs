@@ -125,6 +125,13 @@ impl From<Order> for Farewell {
     }
 }
 
+impl<S> Drop for Peer<S> {
+    fn drop(&mut self) {
+        // However it ends, nobody holds its socket any more.
+        *self.handle.aside() = Aside::default();
+    }
+}
+
 impl<S: Stream> Peer<S> {
     /// Takes a stream on which the HTTP upgrade request has been read: writes `response`, then speaks WebSocket. `early`
     /// is what came behind the request.
@@ -322,6 +329,7 @@ impl<S: Stream> Peer<S> {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
         let handle = self.handle.clone();
         let mut aside = handle.aside();
+        aside.free = false;
         if !aside.rest.is_empty() {
             self.stream.put_unsent(std::mem::take(&mut aside.rest));
         }
