@@ -4,10 +4,9 @@
 //! wake this one for each, and be woken by it: most of what a message costs when it comes alone.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::ThreadId;
@@ -18,7 +17,7 @@ use futures_util::stream::FuturesUnordered;
 use napi::bindgen_prelude::*;
 use napi::sys;
 
-use super::libuv::{Handle, Kind, LibUv};
+use super::libuv::{Handle, Kind, LibUv, Owner};
 use super::moved::{MovedReading, MovedWriting};
 use super::{check_status, runtime};
 use crate::hooks::{MovedReader, MovedWriter, Place};
@@ -35,8 +34,6 @@ pub(super) struct EventLoop {
     thread: ThreadId,
     libuv: &'static LibUv,
     raw: RawLoop,
-    /// The environment must not end before the bell's handle is closed.
-    hook: AtomicPtr<sys::napi_async_cleanup_hook_handle__>,
 }
 
 /// What only this environment's own thread may use.
@@ -132,7 +129,6 @@ impl EventLoop {
             thread: std::thread::current().id(),
             libuv,
             raw,
-            hook: AtomicPtr::default(),
         });
         own.open().map_err(|error| Error::from_reason(format!("EIO||{error}")))?;
         OWN.set(Some(own.clone()));
@@ -141,18 +137,12 @@ impl EventLoop {
 
     #[allow(unsafe_code, reason = "libuv")]
     fn open(self: &Arc<Self>) -> std::io::Result<()> {
-        let data = Arc::into_raw(self.clone()).cast_mut().cast::<c_void>();
-        let mut hook = std::ptr::null_mut();
-        // SAFETY: on the loop's own thread. `data` holds a reference for the handle, which `on_close` takes back, and the
-        // hook is removed with that.
-        unsafe {
-            let start = |handle| (self.libuv.async_init)(self.raw.uv, handle, on_async);
-            let handle = self.libuv.handle(Kind::Async, data, start);
-            let handle = handle.inspect_err(|_| drop(Arc::from_raw(data.cast::<EventLoop>())))?;
-            sys::napi_add_async_cleanup_hook(self.raw.env, Some(on_cleanup), data, &raw mut hook);
-            *self.bell.handle() = Some(AsyncHandle(handle));
-        }
-        self.hook.store(hook, Ordering::Relaxed);
+        let RawLoop { env, uv, .. } = self.raw;
+        // SAFETY: as below.
+        let start = |handle| unsafe { (self.libuv.async_init)(uv, handle, on_async) };
+        // SAFETY: on the loop's own thread; `end` closes it.
+        let handle = unsafe { self.libuv.open(env, self.clone(), start) }?;
+        *self.bell.handle() = Some(AsyncHandle(handle));
         Ok(())
     }
 
@@ -217,10 +207,15 @@ impl EventLoop {
         self.bell.state.store(CALLED, Ordering::Release);
         self.bell.call();
     }
+}
 
-    /// The environment ends, and with it whatever would run here.
+impl Owner for EventLoop {
+    const KIND: Kind = Kind::Async;
+
+    /// With the environment ends whatever would run here.
     #[allow(unsafe_code, reason = "libuv")]
     fn end(&self) {
+        OWN.set(None);
         let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(fresh);
         if let Ok(mut tasks) = self.tasks.try_lock() {
@@ -229,7 +224,7 @@ impl EventLoop {
         let handle = self.bell.handle().take();
         if let Some(AsyncHandle(handle)) = handle {
             // SAFETY: on the loop's own thread, and nobody else has it any more.
-            unsafe { (self.libuv.close)(handle, on_close) };
+            unsafe { self.libuv.close::<EventLoop>(handle) };
         }
     }
 }
@@ -239,24 +234,6 @@ impl EventLoop {
 unsafe extern "C" fn on_async(_: *mut Handle) {
     if let Some(own) = OWN.with_borrow(Clone::clone) {
         own.turn(|| ());
-    }
-}
-
-#[allow(unsafe_code, reason = "called by Node")]
-unsafe extern "C" fn on_cleanup(_: sys::napi_async_cleanup_hook_handle, _: *mut c_void) {
-    if let Some(own) = OWN.take() {
-        own.end();
-    }
-}
-
-#[allow(unsafe_code, reason = "called by libuv")]
-unsafe extern "C" fn on_close(handle: *mut Handle) {
-    let Some(libuv) = LibUv::find() else { return };
-    // SAFETY: the last that happens to the handle: its reference is taken back, its memory freed, its hook removed.
-    unsafe {
-        let own = Arc::from_raw((libuv.get_data)(handle).cast::<EventLoop>());
-        libuv.free(Kind::Async, handle);
-        sys::napi_remove_async_cleanup_hook(own.hook.load(Ordering::Relaxed));
     }
 }
 

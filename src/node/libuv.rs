@@ -1,11 +1,11 @@
-//! The functions of libuv that watch a socket and call a thread, as Node exports them. Looked up, since other runtimes that load this addon
-//! have none of them.
+//! The functions of libuv that watch a socket and call a thread, as Node exports them. Looked up, since other runtimes that
+//! load this addon have none of them.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::io::{Error, Result};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use napi::sys::uv_loop_s;
+use napi::sys::{self, uv_loop_s};
 
 pub(super) const READABLE: c_int = 1;
 
@@ -22,6 +22,18 @@ pub(super) struct Handle {
     _opaque: [u8; 0],
 }
 
+/// Whom a handle belongs to; alive as long as the handle is.
+pub(super) trait Owner: Send + Sync + 'static {
+    const KIND: Kind;
+    /// The environment ends, and waits until the handle is closed.
+    fn end(&self);
+}
+
+struct Held<T> {
+    owner: Arc<T>,
+    hook: sys::napi_async_cleanup_hook_handle,
+}
+
 type OnAsync = unsafe extern "C" fn(*mut Handle);
 type OnPoll = unsafe extern "C" fn(*mut Handle, c_int, c_int);
 type OnClose = unsafe extern "C" fn(*mut Handle);
@@ -32,10 +44,10 @@ pub(super) struct LibUv {
     pub poll_init: unsafe extern "C" fn(*mut uv_loop_s, *mut Handle, c_int) -> c_int,
     pub poll_start: unsafe extern "C" fn(*mut Handle, c_int, OnPoll) -> c_int,
     pub poll_stop: unsafe extern "C" fn(*mut Handle) -> c_int,
-    pub close: unsafe extern "C" fn(*mut Handle, OnClose),
-    pub unref: unsafe extern "C" fn(*mut Handle),
-    pub set_data: unsafe extern "C" fn(*mut Handle, *mut c_void),
-    pub get_data: unsafe extern "C" fn(*const Handle) -> *mut c_void,
+    close: unsafe extern "C" fn(*mut Handle, OnClose),
+    unref: unsafe extern "C" fn(*mut Handle),
+    set_data: unsafe extern "C" fn(*mut Handle, *mut c_void),
+    get_data: unsafe extern "C" fn(*const Handle) -> *mut c_void,
     handle_size: unsafe extern "C" fn(c_int) -> usize,
 }
 
@@ -65,36 +77,54 @@ impl LibUv {
         }
     }
 
-    /// A handle that `start` initialises, with `data`; and keeps no process alive.
+    /// A handle that `start` initialises. It keeps no process alive.
     ///
     /// # Safety
     ///
-    /// On the thread of the loop that `start` names; the handle must be closed, and then freed.
-    pub(super) unsafe fn handle(
+    /// On the thread of `env`, whose loop `start` names. The handle must be closed with `close`, once.
+    pub(super) unsafe fn open<T: Owner>(
         &self,
-        kind: Kind,
-        data: *mut c_void,
+        env: sys::napi_env,
+        owner: Arc<T>,
         start: impl FnOnce(*mut Handle) -> c_int,
     ) -> Result<*mut Handle> {
-        let memory = vec![0_u64; self.words(kind)].into_boxed_slice();
+        let memory = vec![0_u64; self.words(T::KIND)].into_boxed_slice();
         let handle: *mut Handle = Box::into_raw(memory).cast();
         if let Err(error) = check(start(handle)) {
             // SAFETY: a handle that could not be initialised is not libuv's.
-            unsafe { self.free(kind, handle) };
+            unsafe { self.free(T::KIND, handle) };
             return Err(error);
         }
-        // SAFETY: it has been initialised.
+        let held = Box::into_raw(Box::new(Held { owner, hook: std::ptr::null_mut() }));
+        // SAFETY: the handle has been initialised. `held` lives until `on_close`, which removes the hook.
         unsafe {
-            (self.set_data)(handle, data);
+            (self.set_data)(handle, held.cast());
             (self.unref)(handle);
+            sys::napi_add_async_cleanup_hook(env, Some(on_cleanup::<T>), held.cast(), &raw mut (*held).hook);
         }
         Ok(handle)
     }
 
     /// # Safety
     ///
-    /// `handle` must come from `handle` with the same kind, and be closed.
-    pub(super) unsafe fn free(&self, kind: Kind, handle: *mut Handle) {
+    /// On the loop's thread, with a handle that `open` has given to a `T` and that is not freed.
+    pub(super) unsafe fn owner<T: Owner>(&self, handle: *const Handle) -> Arc<T> {
+        // SAFETY: as the caller says.
+        unsafe { (*(self.get_data)(handle).cast::<Held<T>>()).owner.clone() }
+    }
+
+    /// # Safety
+    ///
+    /// As for `owner`, and once.
+    pub(super) unsafe fn close<T: Owner>(&self, handle: *mut Handle) {
+        // SAFETY: as the caller says.
+        unsafe { (self.close)(handle, on_close::<T>) };
+    }
+
+    /// # Safety
+    ///
+    /// `handle` must have been made by `open` for this kind, and be libuv's no more.
+    unsafe fn free(&self, kind: Kind, handle: *mut Handle) {
         let memory = std::ptr::slice_from_raw_parts_mut(handle.cast::<u64>(), self.words(kind));
         // SAFETY: a box of this type and length.
         drop(unsafe { Box::from_raw(memory) });
@@ -103,6 +133,24 @@ impl LibUv {
     fn words(&self, kind: Kind) -> usize {
         // SAFETY: of any kind.
         unsafe { (self.handle_size)(kind as c_int) }.div_ceil(size_of::<u64>())
+    }
+}
+
+#[allow(unsafe_code, reason = "called by Node")]
+unsafe extern "C" fn on_cleanup<T: Owner>(_: sys::napi_async_cleanup_hook_handle, data: *mut c_void) {
+    // SAFETY: the hook is removed before this is let go of.
+    let owner = unsafe { (*data.cast::<Held<T>>()).owner.clone() };
+    owner.end();
+}
+
+#[allow(unsafe_code, reason = "called by libuv")]
+unsafe extern "C" fn on_close<T: Owner>(handle: *mut Handle) {
+    let Some(libuv) = LibUv::find() else { return };
+    // SAFETY: the last that happens to the handle: what it holds is taken back, its memory freed, its hook removed.
+    unsafe {
+        let held = Box::from_raw((libuv.get_data)(handle).cast::<Held<T>>());
+        libuv.free(T::KIND, handle);
+        sys::napi_remove_async_cleanup_hook(held.hook);
     }
 }
 

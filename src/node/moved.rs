@@ -1,20 +1,18 @@
 //! A socket that is read on Node's event loop: libuv says when something has come, and who reads is called there and then.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
 use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
-use napi::sys;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
-use super::event_loop::EventLoop;
-use super::libuv::{Handle, Kind, LibUv, READABLE, check};
+use super::event_loop::{EventLoop, RawLoop};
+use super::libuv::{Handle, Kind, LibUv, Owner, READABLE, check};
 use crate::hooks::MovedWriter;
 
 /// The reading end, for tasks of the event loop; others may finish what they have left.
@@ -26,8 +24,6 @@ struct Watch {
     socket: TcpStream,
     event_loop: Arc<EventLoop>,
     state: Mutex<State>,
-    /// Keeps the environment until its handle is closed; known here while that is on its way.
-    hook: AtomicPtr<sys::napi_async_cleanup_hook_handle__>,
 }
 
 struct State {
@@ -46,21 +42,17 @@ enum Watching {
 
 struct Open {
     handle: *mut Handle,
-    /// The environment must not end before the handle is closed.
-    hook: sys::napi_async_cleanup_hook_handle,
     started: bool,
 }
 
-// SAFETY: both pointers are used on the event loop's own thread alone.
-#[allow(unsafe_code, reason = "pointers that are used on one thread alone")]
+// SAFETY: the pointer is used on the event loop's own thread alone.
+#[allow(unsafe_code, reason = "a pointer that is used on one thread alone")]
 unsafe impl Send for Open {}
 
 impl MovedReading {
     pub(super) fn new(socket: TcpStream, event_loop: Arc<EventLoop>) -> Self {
         let state = State { ready: true, reader: None, watching: Watching::NotYet };
-        MovedReading {
-            watch: Arc::new(Watch { socket, event_loop, state: Mutex::new(state), hook: AtomicPtr::default() }),
-        }
+        MovedReading { watch: Arc::new(Watch { socket, event_loop, state: Mutex::new(state) }) }
     }
 }
 
@@ -95,10 +87,10 @@ impl Drop for MovedReading {
     fn drop(&mut self) {
         let watch = self.watch.clone();
         if watch.event_loop.raw().is_some() {
-            watch.close();
+            watch.end();
         } else {
             let event_loop = watch.event_loop.clone();
-            event_loop.spawn(Box::pin(async move { watch.close() }));
+            event_loop.spawn(Box::pin(async move { watch.end() }));
         }
     }
 }
@@ -136,7 +128,7 @@ impl Watch {
             let started = watch.start_here(&mut state);
             drop(state);
             if started.is_err() {
-                watch.close();
+                watch.end();
                 watch.rouse();
             }
         }));
@@ -162,20 +154,14 @@ impl Watch {
 
     #[allow(unsafe_code, reason = "libuv")]
     fn open(self: &Arc<Self>) -> io::Result<Open> {
-        let libuv = self.event_loop.libuv();
         let elsewhere = || io::Error::other("a socket is read on another thread than its own");
-        let raw = self.event_loop.raw().ok_or_else(elsewhere)?;
-        let data = Arc::into_raw(self.clone()).cast_mut().cast::<c_void>();
-        let fd = self.socket.as_raw_fd();
-        let mut hook = std::ptr::null_mut();
-        // SAFETY: on the event loop's thread. `data` holds a reference for the handle, which `on_close` takes back, and the
-        // hook is removed with that.
-        unsafe {
-            let handle = libuv.handle(Kind::Poll, data, |handle| (libuv.poll_init)(raw.uv, handle, fd));
-            let handle = handle.inspect_err(|_| drop(Arc::from_raw(data.cast::<Watch>())))?;
-            sys::napi_add_async_cleanup_hook(raw.env, Some(on_cleanup), data, &raw mut hook);
-            Ok(Open { handle, hook, started: false })
-        }
+        let RawLoop { env, uv, .. } = self.event_loop.raw().ok_or_else(elsewhere)?;
+        let (libuv, fd) = (self.event_loop.libuv(), self.socket.as_raw_fd());
+        // SAFETY: as below.
+        let start = |handle| unsafe { (libuv.poll_init)(uv, handle, fd) };
+        // SAFETY: on the event loop's thread; `end` closes it.
+        let handle = unsafe { libuv.open(env, self.clone(), start) }?;
+        Ok(Open { handle, started: false })
     }
 
     /// Something has come, or will never come again.
@@ -210,15 +196,18 @@ impl Watch {
             open.started = false;
         }
     }
+}
+
+impl Owner for Watch {
+    const KIND: Kind = Kind::Poll;
 
     /// Lets go of libuv's handle. Called on the event loop's thread.
     #[allow(unsafe_code, reason = "libuv")]
-    fn close(&self) {
+    fn end(&self) {
         let before = std::mem::replace(&mut self.lock().watching, Watching::Closed);
         if let Watching::Open(open) = before {
-            self.hook.store(open.hook, Ordering::Relaxed);
             // SAFETY: on the event loop's thread, and once.
-            unsafe { (self.event_loop.libuv().close)(open.handle, on_close) };
+            unsafe { self.event_loop.libuv().close::<Watch>(open.handle) };
         }
     }
 }
@@ -227,39 +216,13 @@ impl Watch {
 #[allow(unsafe_code, reason = "called by libuv")]
 unsafe extern "C" fn on_poll(handle: *mut Handle, status: c_int, _: c_int) {
     let Some(libuv) = LibUv::find() else { return };
-    // SAFETY: the handle's own reference, which lives until `on_close`; this one is of its own.
-    let watch = unsafe {
-        let data = (libuv.get_data)(handle).cast::<Watch>();
-        Arc::increment_strong_count(data);
-        Arc::from_raw(data)
-    };
+    // SAFETY: called by libuv, with the handle of a Watch.
+    let watch = unsafe { libuv.owner::<Watch>(handle) };
     if status < 0 {
         watch.stopped();
     }
     watch.event_loop.turn(|| watch.rouse());
     watch.rest();
-}
-
-/// The environment ends.
-#[allow(unsafe_code, reason = "called by Node")]
-unsafe extern "C" fn on_cleanup(_: sys::napi_async_cleanup_hook_handle, data: *mut c_void) {
-    // SAFETY: the hook is removed before the handle lets go of its reference.
-    let watch = unsafe {
-        Arc::increment_strong_count(data.cast::<Watch>());
-        Arc::from_raw(data.cast::<Watch>())
-    };
-    watch.close();
-}
-
-#[allow(unsafe_code, reason = "called by libuv")]
-unsafe extern "C" fn on_close(handle: *mut Handle) {
-    let Some(libuv) = LibUv::find() else { return };
-    // SAFETY: the last that happens to the handle: its reference is taken back, its memory freed, its hook removed.
-    unsafe {
-        let watch = Arc::from_raw((libuv.get_data)(handle).cast::<Watch>());
-        libuv.free(Kind::Poll, handle);
-        sys::napi_remove_async_cleanup_hook(watch.hook.load(Ordering::Relaxed));
-    }
 }
 
 /// The writing end. The runtime looks at nothing else of the socket, so that what comes wakes nobody there.
