@@ -69,20 +69,16 @@ impl<T: Weight> Buffer<T> {
 
     /// Takes the item if there is room.
     pub fn try_push(&self, item: T) -> Result<Level, Refused<T>> {
-        self.push_within(item, self.limit)
-    }
-
-    /// Takes the item up to another limit than the buffer's own.
-    pub fn push_within(&self, item: T, limit: usize) -> Result<Level, Refused<T>> {
         let mut state = self.lock();
-        let level = state.push(item, limit, self.limit);
+        let level = state.push(item, self.limit, self.limit);
         let waker = state.consumer_of(level.is_ok());
         drop(state);
         wake(waker);
         level
     }
 
-    /// The same without waking the consumer. Answers whether the item is the first one, or somebody else's is before it.
+    /// Takes the item up to another limit than the buffer's own, without waking the consumer. Answers whether it is the
+    /// only one.
     pub fn push_quietly(&self, item: T, limit: usize) -> Result<bool, Refused<T>> {
         let mut state = self.lock();
         let first = state.items.is_empty();

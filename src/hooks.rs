@@ -17,6 +17,14 @@ pub trait Place: Send + Sync {
     fn take(&self, socket: std::net::TcpStream) -> std::io::Result<(MovedReader, Box<dyn MovedWriter>)>;
 }
 
+/// Runs a task at the place, where there is one, and otherwise on the runtime.
+pub fn spawn_at(place: Option<Arc<dyn Place>>, task: impl Future<Output = ()> + Send + 'static) {
+    match place {
+        Some(place) => place.spawn(Box::pin(task)),
+        None => drop(tokio::spawn(task)),
+    }
+}
+
 pub type MovedReader = Box<dyn AsyncRead + Send + Unpin>;
 
 pub trait MovedWriter: AsyncWrite + Send + Unpin {

@@ -12,7 +12,7 @@ use crate::broker::{Acker, Batches, Broker, Settlement};
 use crate::buffer::{Level, Refused};
 use crate::config::{BrokerKind, BrokerSettings};
 use crate::error::Result;
-use crate::hooks::{Heard, LineEvents, Listeners};
+use crate::hooks::{Heard, LineEvents, Listeners, spawn_at};
 use crate::message::{Outgoing, Route};
 use crate::pace::Pace;
 
@@ -88,11 +88,7 @@ impl Worker {
             acker: Mutex::new(None),
         });
         let batches = Batches::new(batches, place.is_none().then(Pace::default));
-        let deliver = deliver(shared.clone(), batches);
-        match place {
-            Some(place) => place.spawn(Box::pin(deliver)),
-            None => drop(tokio::spawn(deliver)),
-        }
+        spawn_at(place, deliver(shared.clone(), batches));
         Ok(Worker { shared })
     }
 

@@ -11,7 +11,7 @@ use futures_util::{SinkExt, StreamExt};
 use message_engin::buffer::Refused;
 use message_engin::config::SocketSettings;
 use message_engin::message::Content;
-use message_engin::peer::{Ended, Frame, GOING_AWAY, Handle, Peer, Sink, Tcp};
+use message_engin::peer::{Ended, Frame, GOING_AWAY, Handle, Peer, Sink, Stream, Tcp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -44,18 +44,28 @@ struct Setting {
 }
 
 fn start(settings: SocketSettings, early: &[u8], open: bool) -> Setting {
-    let settings = Arc::new(settings);
-    let handle = Handle::new(&settings);
     let (browser, stream) = duplex(4096);
     let (sender, messages) = mpsc::unbounded_channel();
+    let (handle, peer) = serve(stream, settings, early, Inbox { messages: sender, open });
+    Setting { browser: Some(browser), handle, messages, peer }
+}
+
+fn serve<S: Stream + 'static>(
+    stream: S,
+    settings: SocketSettings,
+    early: &[u8],
+    mut inbox: Inbox,
+) -> (Arc<Handle>, JoinHandle<Ended>) {
+    let settings = Arc::new(settings);
+    let handle = Handle::new(&settings);
     let (early, of) = (early.to_vec(), handle.clone());
     let peer = tokio::spawn(async move {
         let mut peer = Peer::open(stream, b"hello".to_vec(), early, of, settings).await.unwrap();
-        let (ended, _) = peer.run(&mut Inbox { messages: sender, open }).await;
+        let (ended, _) = peer.run(&mut inbox).await;
         peer.linger().await;
         ended
     });
-    Setting { browser: Some(browser), handle, messages, peer }
+    (handle, peer)
 }
 
 /// A masked frame of a client; the mask is zero, which RFC 6455 allows and leaves the payload readable.
@@ -311,15 +321,8 @@ async fn start_on_tcp(settings: SocketSettings) -> (Arc<Handle>, JoinHandle<Ende
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut browser = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, _) = listener.accept().await.unwrap();
-    let settings = Arc::new(settings);
-    let handle = Handle::new(&settings);
-    let of = handle.clone();
-    let peer = tokio::spawn(async move {
-        let mut peer = Peer::open(Tcp::from(stream), b"hello".to_vec(), Vec::new(), of, settings).await.unwrap();
-        let (ended, _) = peer.run(&mut Inbox { messages: mpsc::unbounded_channel().0, open: true }).await;
-        peer.linger().await;
-        ended
-    });
+    let inbox = Inbox { messages: mpsc::unbounded_channel().0, open: true };
+    let (handle, peer) = serve(Tcp::from(stream), settings, b"", inbox);
     within(browser.read_exact(&mut [0; 5])).await.unwrap();
     let browser = WebSocketStream::from_raw_socket(browser, Role::Client, None).await;
     (handle, peer, browser)

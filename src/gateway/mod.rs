@@ -18,7 +18,7 @@ use crate::broker::topology::{Plan, Role};
 use crate::broker::{Batches, Broker};
 use crate::config::{BrokerKind, BrokerSettings, SocketSettings};
 use crate::error::Result;
-use crate::hooks::{LineEvents, MessageKeys, Place};
+use crate::hooks::{LineEvents, MessageKeys, Place, spawn_at};
 use crate::hub::Hub;
 use crate::keys::KeyTemplate;
 use crate::message::{Content, Headers, JSON, OCTETS, Outgoing, Properties, Route, status_body};
@@ -162,11 +162,7 @@ impl Gateway {
         });
         let crosses = matches!(shared.keys, KeySource::Asked(_)) && place.is_none();
         let batches = Batches::new(batches, crosses.then(Pace::default));
-        let deliver = handing::deliver(shared.clone(), batches);
-        match place {
-            Some(place) => place.spawn(Box::pin(deliver)),
-            None => drop(tokio::spawn(deliver)),
-        }
+        spawn_at(place, handing::deliver(shared.clone(), batches));
         Ok(Gateway { shared })
     }
 
