@@ -73,7 +73,7 @@ class Deliveries {
    * @param {number} [first] the entry of the first of them
    * @returns {Delivery[]}
    */
-  open(text, octets, fresh = [], first = undefined) {
+  open(text, octets, fresh = [], first) {
     if (first === 0) {
       this.#entries = [];
       this.#generation += 1;

@@ -157,9 +157,7 @@ function keysOf(key) {
  * @param {unknown} key
  */
 function isKey(key) {
-  if (!key) return false;
-  const text = String(key);
-  return !(text.startsWith('[') && /^\[object .*\]$/.test(text));
+  return key && !/^\[object .*\]$/.test(String(key));
 }
 
 module.exports = {
