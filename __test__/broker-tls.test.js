@@ -11,8 +11,8 @@ const { promisify } = require('node:util');
 const test = require('ava');
 const { startRabbit } = require('../scripts/rabbitmq');
 const { unique } = require('./support/brokers');
-const { run } = require('./support/children');
 const { LOCAL, PASSPHRASE, certificates } = require('./support/certificates');
+const { flood } = require('./support/event-loop');
 const { NAMES, isExternal, list } = require('./support/rabbit');
 const { until } = require('./support/until');
 const { door, worker } = require('./support/world');
@@ -380,13 +380,6 @@ over('without ca, what Node trusts is trusted', async (t) => {
   t.is(stdout.trim(), 'went well');
 });
 
-over('other callbacks get their turn under a flood', async (t) => {
-  const script = run(t, 'processes/event-loop.js', {
-    MQ_CONF: JSON.stringify(conf(open)),
-    WHAT: 'flood',
-  });
-  const { answers, turns } = await script.tells('flood');
-  t.is(answers, 20_000);
-  t.true(turns > 10, `${turns} turns`);
-  t.deepEqual(await script.end(), { code: 0, signal: null });
-});
+over('other callbacks get their turn under a flood', (t) =>
+  flood(t, conf(open)),
+);

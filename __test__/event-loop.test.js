@@ -5,76 +5,53 @@
 
 const test = require('ava');
 const { forEachBroker, rabbitmq } = require('./support/brokers');
-const { run } = require('./support/children');
-
-const CLEAN = { code: 0, signal: null };
-
-const start = (t, what, conf) =>
-  run(t, 'processes/event-loop.js', {
-    MQ_CONF: JSON.stringify(conf),
-    WHAT: what,
-  });
-
-const plain = (t, broker) => start(t, 'plain', broker.settings());
+const { endsWell, flood, share } = require('./support/event-loop');
 
 forEachBroker(
   test,
   'what messageKeyFn and listeners leave behind and throws later costs no message',
   async (t, broker) => {
-    const script = start(t, 'throws later', broker.settings());
+    const script = share(t, 'throws later', broker.settings());
     t.deepEqual(await script.tells('answers'), 300);
     // One for each key and one for each message heard, of each kind.
     t.deepEqual(await script.tells('caught'), { tick: 600, promise: 600 });
-    t.deepEqual(await script.end(), CLEAN);
-    t.is(script.stderr, '');
+    await endsWell(t, script);
   },
 );
 
-forEachBroker(
-  test,
-  'where the event loop cannot be had, everything crosses',
-  async (t, broker) => {
-    const script = start(t, 'elsewhere', broker.settings());
+/** What else the event loop is used for. */
+const USES = {
+  nothing: 'nothing of it keeps a process',
+  elsewhere: 'where the event loop cannot be had, everything crosses',
+};
+
+for (const [what, title] of Object.entries(USES)) {
+  forEachBroker(test, title, async (t, broker) => {
+    const script = share(t, what, broker.settings());
     t.deepEqual(await script.tells('answers'), 300);
-    t.deepEqual(await script.end(), CLEAN);
-    t.is(script.stderr, '');
-  },
-);
+    await endsWell(t, script);
+  });
+}
 
 forEachBroker(
   test,
   'other callbacks get their turn under a flood',
-  async (t, broker) => {
-    const script = start(t, 'flood', broker.settings());
-    const { answers, turns } = await script.tells('flood');
-    t.is(answers, 20_000);
-    t.true(turns > 10, `${turns} turns`);
-    t.deepEqual(await script.end(), CLEAN);
-  },
+  (t, broker) => flood(t, broker.settings()),
 );
 
 test('whoever blocks the event loop for longer than a heartbeat keeps the connection', async (t) => {
-  const conf = { ...rabbitmq.settings(), heartbeat: 1 };
-  const script = start(t, 'blocks', conf);
+  const script = share(t, 'blocks', { ...rabbitmq.settings(), heartbeat: 1 });
   t.deepEqual(await script.tells('answers'), 300);
   t.deepEqual(await script.tells('events'), []);
-  t.deepEqual(await script.end(), CLEAN);
-  t.is(script.stderr, '');
+  await endsWell(t, script);
 });
 
 forEachBroker(
   test,
   'a thread is terminated in the middle of its work, again and again',
   async (t, broker) => {
-    const script = start(t, 'threads', broker.settings());
+    const script = share(t, 'threads', broker.settings());
     t.is(await script.tells('terminated'), 10);
-    t.deepEqual(await script.end(), CLEAN);
-    t.is(script.stderr, '');
+    await endsWell(t, script);
   },
 );
-
-forEachBroker(test, 'nothing of it keeps a process', async (t, broker) => {
-  const script = plain(t, broker);
-  t.is(await script.tells('answers'), 300);
-  t.deepEqual(await script.end(), CLEAN);
-});
