@@ -105,7 +105,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::message::{Envelope, Headers, Properties};
+    use crate::message::Envelope;
 
     #[derive(Default)]
     struct Told(Mutex<Vec<u64>>);
@@ -121,8 +121,7 @@ mod tests {
     }
 
     fn delivery(tag: u64) -> Delivery {
-        let properties = Arc::new(Properties::new("", &Headers::default()));
-        let envelope = Envelope::Shared { exchange: "".into(), routing_key: "".into(), properties, id: None };
+        let envelope = Envelope::new("", "", |_| ());
         Delivery {
             route: Route::Message,
             redelivered: false,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use input::{Dice, Input, cuts, encoded, shared};
+use input::{Dice, Input, cuts, delivered, encoded};
 
 // The targets are a crate of their own, with a lock file and a build of its own; what is tested there is this one.
 #[path = "../fuzz/src/content.rs"]

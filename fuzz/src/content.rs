@@ -4,7 +4,7 @@ use message_engin::message::{Content, Headers, JSON, OCTETS, Properties, status_
 use message_engin::peer::Frame;
 use serde_json::Value as Json;
 
-use crate::{Input, shared};
+use crate::{Input, delivered};
 
 pub fn run(data: &[u8]) {
     let mut input = Input(data);
@@ -15,7 +15,7 @@ pub fn run(data: &[u8]) {
     let content_type = if content_type.len() > 255 { String::new() } else { content_type };
     let body = input.0;
 
-    let delivery = shared(Properties::new(&content_type, &Headers::default()), body.to_vec());
+    let delivery = delivered(Properties::new(&content_type, &Headers::default()), body.to_vec());
     assert_eq!(delivery.content_type(), content_type);
     let content = delivery.content();
     let string = serde_json::from_slice::<Json>(body);

@@ -3,7 +3,7 @@
 use message_engin::message::{Headers, Properties, Value};
 use serde::de::IgnoredAny;
 
-use crate::shared;
+use crate::delivered;
 use crate::table::same_table;
 
 /// Levels of tables and arrays that `lib/message.js` lets through; the wire's reader stops at 64.
@@ -24,7 +24,7 @@ pub fn run(data: &[u8]) {
     if !carried(&headers, 0) {
         return;
     }
-    let delivery = shared(Properties::new("application/json", &headers), "");
+    let delivery = delivered(Properties::new("application/json", &headers), "");
     assert!(same_table(&delivery.headers(), &headers), "{:?} is not {headers:?}", delivery.headers());
     assert_eq!(delivery.headers_json(), json);
 }

@@ -1,7 +1,6 @@
 //! What the targets make of their bytes: choices, pieces and messages.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use message_engin::message::{Delivery, Envelope, Properties, Route};
@@ -66,16 +65,15 @@ pub fn cuts(length: usize, seed: u8) -> Vec<Range<usize>> {
     pieces
 }
 
-/// A delivery within one process.
-pub fn shared(properties: Properties, body: impl Into<Bytes>) -> Delivery {
-    let properties = Arc::new(properties);
-    let envelope = Envelope::Shared { exchange: "e".into(), routing_key: "k".into(), properties, id: None };
+/// A delivery of what we publish with these properties.
+pub fn delivered(properties: Properties, body: impl Into<Bytes>) -> Delivery {
+    let envelope = Envelope::new("e", "k", |out| out.extend_from_slice(&properties.encoded()));
     delivery(envelope, body.into())
 }
 
 /// A delivery from the wire, with this envelope.
 pub fn encoded(bytes: impl Into<Bytes>, properties: usize, body: impl Into<Bytes>) -> Delivery {
-    let envelope = Envelope::Encoded { bytes: bytes.into(), properties };
+    let envelope = Envelope { bytes: bytes.into(), properties };
     delivery(envelope, body.into())
 }
 

@@ -4,7 +4,7 @@ use message_engin::keys::KeyTemplate;
 use message_engin::message::{Delivery, Headers, JSON, Properties, Value};
 use serde_json::{Value as Json, json};
 
-use crate::{Input, shared};
+use crate::{Input, delivered};
 
 pub fn run(data: &[u8]) {
     let mut input = Input(data);
@@ -16,7 +16,7 @@ pub fn run(data: &[u8]) {
     let body = input.0.to_vec();
 
     let headers = Headers::from_json(&headers).unwrap_or_default();
-    let delivery = shared(Properties::new(content_type, &headers), body.clone());
+    let delivery = delivered(Properties::new(content_type, &headers), body.clone());
     let is_json = matches!(content_type, JSON | "text/json");
 
     let pointed = named(&json!([{ "json": path }]), &delivery);

@@ -14,4 +14,4 @@ pub mod table;
 mod input;
 mod rfc6455;
 
-pub use input::{Dice, Input, cuts, encoded, shared};
+pub use input::{Dice, Input, cuts, delivered, encoded};

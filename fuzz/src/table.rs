@@ -1,9 +1,9 @@
 //! Properties and header tables from the wire.
 
-use message_engin::message::{Delivery, Headers, MessageId, Properties, Value};
+use message_engin::message::{CommonFields, Delivery, Headers, MessageId, Properties, Value};
 use serde::de::IgnoredAny;
 
-use crate::{Input, encoded, shared};
+use crate::{Input, delivered, encoded};
 
 pub fn run(data: &[u8]) {
     let mut input = Input(data);
@@ -47,7 +47,8 @@ fn check(delivery: &Delivery) {
     // What we write of it reads the same, under this and under another content type.
     let written = Properties::new(delivery.content_type(), &headers);
     let other = written.with_content_type("other");
-    let (written, other) = (shared(written, ""), shared(other, ""));
+    check_sharing(&written, &other);
+    let (written, other) = (delivered(written, ""), delivered(other, ""));
     assert_eq!(written.content_type(), delivery.content_type());
     assert_eq!(other.content_type(), "other");
     check_tracked(delivery, &headers);
@@ -55,6 +56,16 @@ fn check(delivery: &Delivery) {
         for again in [written.headers(), other.headers()] {
             assert!(same_table(&again, &headers), "{again:?} is not {headers:?}");
         }
+    }
+}
+
+/// What is kept once for all who have it goes out as it would for one alone.
+fn check_sharing(written: &Properties, other: &Properties) {
+    let fields = CommonFields::default();
+    for properties in [written, other, written] {
+        let shared = properties.with_content_type("any").sharing(&fields);
+        let alone = properties.with_content_type("any");
+        assert!(shared.encoded() == alone.encoded() && shared.size() == alone.size());
     }
 }
 

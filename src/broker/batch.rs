@@ -152,8 +152,6 @@ fn ack(deliveries: &[Delivery], ackers: &[(Arc<dyn Acker>, usize)]) {
 mod tests {
     use std::sync::Mutex;
 
-    use bytes::Bytes;
-
     use super::*;
     use crate::broker::Settlement;
     use crate::message::Envelope;
@@ -172,7 +170,7 @@ mod tests {
     }
 
     fn delivery(session: u32, tag: u64, kib: usize) -> Delivery {
-        let envelope = Envelope::Encoded { bytes: Bytes::new(), properties: 0 };
+        let envelope = Envelope::new("", "", |_| ());
         let body = vec![0; kib * 1024].into();
         Delivery { route: Route::Receive, redelivered: false, repeated: false, tag, session, envelope, body }
     }

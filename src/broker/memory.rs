@@ -53,9 +53,7 @@ struct Stored {
     /// Its place in the queue, which it keeps when it comes back.
     place: u64,
     message: Outgoing,
-    exchange: Arc<str>,
-    routing_key: Arc<str>,
-    id: Option<Arc<str>>,
+    envelope: Envelope,
     redelivered: bool,
 }
 
@@ -186,8 +184,8 @@ impl MemorySession {
                 return Err(queue.room.clone());
             }
         }
-        let (exchange, routing_key): (Arc<str>, Arc<str>) = (exchange_name.into(), key.into());
-        let id = message.properties.is_tracked().then(|| message.id.text(&self.plan.unique).into());
+        let write = |out: &mut Vec<u8>| message.properties.write(out, &self.plan.unique, message.id);
+        let envelope = Envelope::new(exchange_name, key, write);
         for name in names {
             if let Some(queue) = state.queues.get_mut(&name) {
                 queue.weight += message.weight();
@@ -195,9 +193,7 @@ impl MemorySession {
                 queue.ready.push_back(Stored {
                     place: queue.last_place,
                     message: message.clone(),
-                    exchange: exchange.clone(),
-                    routing_key: routing_key.clone(),
-                    id: id.clone(),
+                    envelope: envelope.clone(),
                     redelivered: false,
                 });
                 queue.dispatch();
@@ -224,12 +220,7 @@ impl Queue {
                 repeated: stored.message.id.again,
                 tag,
                 session: consumer.session,
-                envelope: Envelope::Shared {
-                    exchange: stored.exchange.clone(),
-                    routing_key: stored.routing_key.clone(),
-                    properties: stored.message.properties.clone(),
-                    id: stored.id.clone(),
-                },
+                envelope: stored.envelope.clone(),
                 body: stored.message.body.clone(),
             };
             consumer.unacknowledged.push_back((tag, stored));

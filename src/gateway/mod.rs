@@ -21,7 +21,7 @@ use crate::error::Result;
 use crate::hooks::{LineEvents, MessageKeys, Place, spawn_at};
 use crate::hub::Hub;
 use crate::keys::KeyTemplate;
-use crate::message::{Content, Headers, JSON, OCTETS, Outgoing, Properties, Route, status_body};
+use crate::message::{CommonFields, Content, Headers, JSON, OCTETS, Outgoing, Properties, Route, status_body};
 use crate::pace::Pace;
 use crate::peer::{Ended, Frame, GOING_AWAY, Handle, Peer, REPLACED, RESTARTING, Sink, Stream};
 
@@ -43,6 +43,7 @@ struct Shared {
     hub: Hub<Handle>,
     socket: Arc<SocketSettings>,
     line: Line,
+    fields: CommonFields,
     counters: Counters,
     closing: AtomicBool,
     /// Connections whose tasks run, including those that are closing.
@@ -154,6 +155,7 @@ impl Gateway {
             hub: Hub::default(),
             socket: Arc::new(socket),
             line,
+            fields: CommonFields::default(),
             counters: Counters::default(),
             closing: AtomicBool::new(false),
             running: watch::Sender::new(0),
@@ -267,7 +269,8 @@ async fn serve<S: Stream>(shared: Arc<Shared>, mut stream: S, arrival: Arrival) 
         return;
     }
     let Arrival { key, key_json, headers, response, early } = arrival;
-    let properties = Arc::new(Properties::tracked_if(shared.reliable.is_some(), JSON, &headers));
+    let properties = Properties::tracked_if(shared.reliable.is_some(), JSON, &headers).sharing(&shared.fields);
+    let properties = Arc::new(properties);
     drop(headers);
     let handle = Handle::new(&shared.socket);
     let entered = || shared.publish_status(&key_json, &properties, None);
@@ -325,7 +328,8 @@ impl Sink for Publisher<'_> {
                 return;
             }
             Content::Binary(bytes) => {
-                let octets = self.octets.get_or_insert_with(|| Arc::new(self.json.with_content_type(OCTETS)));
+                let make = || Arc::new(self.json.with_content_type(OCTETS).sharing(&self.shared.fields));
+                let octets = self.octets.get_or_insert_with(make);
                 (bytes, octets.clone())
             }
         };

@@ -1,6 +1,8 @@
 //! Messages as values: header tables, their JSON, content types, and what a frame is made of.
 
+mod common;
 mod headers;
+mod properties;
 mod table;
 
 use std::borrow::Cow;
@@ -9,76 +11,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::buffer::Weight;
+pub use common::CommonFields;
 pub use headers::{Headers, Value, write_json_text};
+pub use properties::{MessageId, Properties};
 
 pub const JSON: &str = "application/json";
 pub const OCTETS: &str = "application/octet-stream";
-
-/// What travels beside a body: AMQP property flags and list, as a content header carries them (AMQP 0-9-1, section
-/// 4.2.6.1). Encoded once and shared by all messages of a connection.
-pub struct Properties(Box<[u8]>);
-
-impl Properties {
-    /// An empty content type is none.
-    pub fn new(content_type: &str, headers: &Headers) -> Self {
-        Self::tracked_if(false, content_type, headers)
-    }
-
-    /// `tracked`: of messages that are persistent and have an id each.
-    pub fn tracked_if(tracked: bool, content_type: &str, headers: &Headers) -> Self {
-        Properties(table::encode_properties(content_type, headers, tracked))
-    }
-
-    /// Tracked or not, by what a message was published with.
-    pub fn of_message(encoded: &[u8]) -> Self {
-        Properties(table::without_message_id(encoded))
-    }
-
-    /// The same headers beside another content type.
-    pub fn with_content_type(&self, content_type: &str) -> Self {
-        Properties(table::with_content_type(&self.0, content_type))
-    }
-
-    /// Complete, unless they are tracked.
-    pub fn encoded(&self) -> &[u8] {
-        &self.0
-    }
-
-    pub fn is_tracked(&self) -> bool {
-        table::is_tracked(&self.0)
-    }
-
-    /// Appends them as a message has them. `prefix` and `id` make the message id of tracked ones.
-    pub fn write(&self, out: &mut Vec<u8>, prefix: &str, id: MessageId) {
-        let start = out.len();
-        out.extend_from_slice(&self.0);
-        if self.is_tracked() {
-            table::write_message_id(out, start, &id.text(prefix), id.again);
-        }
-    }
-}
-
-/// Which message of its publisher it is, for messages that are tracked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MessageId {
-    /// In the order of publishing, from 1; 0 is none yet.
-    pub number: u64,
-    /// It is published again and may have arrived the first time.
-    pub again: bool,
-}
-
-impl MessageId {
-    /// `prefix` is the publisher's own.
-    pub fn text(self, prefix: &str) -> String {
-        format!("{prefix}-{:x}", self.number)
-    }
-
-    /// Reads what [`MessageId::text`] has written.
-    pub fn parse(text: &str, prefix: &str) -> Option<MessageId> {
-        let number = text.strip_prefix(prefix)?.strip_prefix('-')?;
-        Some(MessageId { number: u64::from_str_radix(number, 16).ok()?, again: false })
-    }
-}
 
 /// The message id within encoded properties; empty where there is none.
 pub fn message_id(encoded: &[u8]) -> &str {
@@ -123,7 +61,7 @@ impl Weight for Outgoing {
     fn weight(&self) -> usize {
         // The messages of a connection share its properties, which its statuses stand for here; those of a worker may have
         // properties of their own each.
-        let own = if self.route == Route::Receive { 0 } else { self.properties.encoded().len() };
+        let own = if self.route == Route::Receive { 0 } else { self.properties.size() };
         self.body.len() + own + SLOT
     }
 }
@@ -144,47 +82,47 @@ pub struct Delivery {
     pub body: Bytes,
 }
 
-/// Where a delivery came from and what travels beside it, in the form in which the broker has it; read only as far as
-/// somebody asks.
-#[derive(Clone)]
-pub enum Envelope {
-    /// Within one process.
-    Shared { exchange: Arc<str>, routing_key: Arc<str>, properties: Arc<Properties>, id: Option<Arc<str>> },
-    /// From the wire: exchange and routing key as shortstr, and from `properties` on the property flags and list.
-    Encoded { bytes: Bytes, properties: usize },
+/// Where a delivery came from and what travels beside it, in the form in which RabbitMQ has it; read only as far as somebody
+/// asks.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    /// Exchange and routing key as shortstr, and from `properties` on the property flags and list.
+    pub bytes: Bytes,
+    pub properties: usize,
+}
+
+impl Envelope {
+    /// `write` appends the properties.
+    pub fn new(exchange: &str, routing_key: &str, write: impl FnOnce(&mut Vec<u8>)) -> Envelope {
+        let mut bytes = Vec::with_capacity(256);
+        for name in [exchange, routing_key] {
+            table::write_short(&mut bytes, &name.as_bytes()[..name.len().min(255)]);
+        }
+        let properties = bytes.len();
+        write(&mut bytes);
+        Envelope { bytes: bytes.into(), properties }
+    }
 }
 
 impl Delivery {
     pub fn exchange(&self) -> &str {
-        match &self.envelope {
-            Envelope::Shared { exchange, .. } => exchange,
-            Envelope::Encoded { bytes, .. } => short_text(bytes, 0),
-        }
+        short_text(&self.envelope.bytes, 0)
     }
 
     pub fn routing_key(&self) -> &str {
-        match &self.envelope {
-            Envelope::Shared { routing_key, .. } => routing_key,
-            Envelope::Encoded { bytes, .. } => {
-                let exchange = bytes.first().copied().unwrap_or(0);
-                short_text(bytes, 1 + usize::from(exchange))
-            }
-        }
+        let bytes = &self.envelope.bytes;
+        let exchange = bytes.first().copied().unwrap_or(0);
+        short_text(bytes, 1 + usize::from(exchange))
     }
 
     fn properties(&self) -> table::EncodedProperties<'_> {
-        table::EncodedProperties::read(match &self.envelope {
-            Envelope::Shared { properties, .. } => properties.encoded(),
-            Envelope::Encoded { bytes, properties } => bytes.get(*properties..).unwrap_or_default(),
-        })
+        let Envelope { bytes, properties } = &self.envelope;
+        table::EncodedProperties::read(bytes.get(*properties..).unwrap_or_default())
     }
 
     /// The publisher's id for it; empty where it gave none.
     pub fn message_id(&self) -> &str {
-        match &self.envelope {
-            Envelope::Shared { id, .. } => id.as_deref().unwrap_or(""),
-            Envelope::Encoded { .. } => self.properties().message_id().0,
-        }
+        self.properties().message_id().0
     }
 
     /// Whether the properties say that it was published before.
@@ -276,14 +214,14 @@ mod tests {
     use super::*;
 
     fn delivery(content_type: &str, body: &'static [u8]) -> Delivery {
-        let properties = Arc::new(Properties::new(content_type, &Headers::default()));
+        let properties = Properties::new(content_type, &Headers::default());
         Delivery {
             route: Route::Message,
             redelivered: false,
             repeated: false,
             tag: 1,
             session: 0,
-            envelope: Envelope::Shared { exchange: "e".into(), routing_key: "k".into(), properties, id: None },
+            envelope: Envelope::new("e", "k", |out| out.extend_from_slice(&properties.encoded())),
             body: Bytes::from_static(body),
         }
     }

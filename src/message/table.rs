@@ -5,6 +5,7 @@
 //! connection on any other. Read is every type of RabbitMQ's list. Nothing here trusts a length.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -65,6 +66,23 @@ pub(super) fn without_message_id(encoded: &[u8]) -> Box<[u8]> {
     encode(read.content_type, read.table.len(), is_tracked(encoded), |out| write_long(out, read.table))
 }
 
+/// Where each field of the header table lies, up to the first that cannot be read.
+pub(super) fn fields(encoded: &[u8]) -> Vec<Range<usize>> {
+    let read = EncodedProperties::read(encoded);
+    // The table ends where the rest begins.
+    let end = encoded.len() - read.rest.len();
+    let mut reader = Reader(read.table);
+    let place = |reader: &Reader<'_>| end - reader.0.len();
+    let mut fields = Vec::new();
+    loop {
+        let start = place(&reader);
+        if reader.short().is_none() || reader.skip_value().is_none() {
+            return fields;
+        }
+        fields.push(start..place(&reader));
+    }
+}
+
 fn encode(content_type: &str, room: usize, tracked: bool, table: impl FnOnce(&mut Vec<u8>)) -> Box<[u8]> {
     let mut out = Vec::with_capacity(64 + room);
     // A shortstr of more than 255 bytes has no form in AMQP (4.2.5.3); such a type stays behind, as such a name does below.
@@ -81,7 +99,7 @@ fn encode(content_type: &str, room: usize, tracked: bool, table: impl FnOnce(&mu
     out.into()
 }
 
-fn write_short(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn write_short(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(bytes.len() as u8);
     out.extend_from_slice(bytes);
 }

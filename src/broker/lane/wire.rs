@@ -183,7 +183,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let envelope = bytes.slice(names..header.end);
         let properties = header.start + 12 - names;
         let route = route(method.channel).ok_or_else(malformed)?;
-        let envelope = Envelope::Encoded { bytes: envelope, properties };
+        let envelope = Envelope { bytes: envelope, properties };
         Ok(Some(Delivery { route, redelivered, repeated: false, tag, session, envelope, body }))
     }
 }
@@ -281,7 +281,7 @@ impl Publish {
     pub fn write(&self, out: &mut Vec<u8>, message: &Outgoing, frame_max: usize) {
         let properties = &message.properties;
         let body = &message.body;
-        out.reserve(self.frames.len() + properties.encoded().len() + body.len() + 96);
+        out.reserve(self.frames.len() + properties.size() + body.len() + 96);
         out.extend_from_slice(&self.frames);
         let size_at = out.len();
         out.extend_from_slice(&[0, 0, 0, 0, 0, 60, 0, 0]);
@@ -309,7 +309,7 @@ impl Publish {
 
     /// Whether a content header with these properties fits into one frame, as it must.
     pub fn fits(message: &Outgoing, frame_max: usize) -> bool {
-        message.properties.encoded().len() + MESSAGE_ID_ROOM + 12 + FRAME_EXTRA <= frame_max
+        message.properties.size() + MESSAGE_ID_ROOM + 12 + FRAME_EXTRA <= frame_max
     }
 }
 
