@@ -108,13 +108,13 @@ export declare function readPfx(data: Buffer, passphrase: string): NativePfx
  * Connects, declares the shared queues and resolves to the client. `deliver` is called with batches, `event` for what
  * happens to the broker's connection.
  */
-export declare function startClient(broker: string, unique: string, deliver: (text: string, octets?: Buffer | null, fresh?: string[], first?: number) => boolean | null, event: (name: string, details: string) => void): Promise<NativeClient>
+export declare function startClient(broker: string, unique: string, deliver: (text: string, octets?: Buffer | null, fresh?: string[], first?: number, passing?: string[]) => boolean | null, event: (name: string, details: string) => void): Promise<NativeClient>
 
 /**
  * Connects and resolves to the gateway. The functions are called in batches (`keys`), for what happens to the broker's
  * connection (`event`), and for sockets that stay with Node (`output`).
  */
-export declare function startGateway(broker: string, socket: string, unique: string, keys: (text: string, octets?: Buffer | null, fresh?: string[], first?: number) => string | Array<string | string[] | null>, event: (name: string, details: string) => void, output: (id: number, what: string, bytes?: Buffer) => void): Promise<NativeGateway>
+export declare function startGateway(broker: string, socket: string, unique: string, keys: (text: string, octets?: Buffer | null, fresh?: string[], first?: number, passing?: string[]) => string | Array<string | string[] | null>, event: (name: string, details: string) => void, output: (id: number, what: string, bytes?: Buffer) => void): Promise<NativeGateway>
 
 /** Starts the runtime with so many threads unless it runs already; returns how many it has. */
 export declare function useThreads(threads: number): number

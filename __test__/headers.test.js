@@ -275,3 +275,54 @@ forEachBroker(
     t.not(messages[1].headers, messages[0].headers);
   },
 );
+
+forEachBroker(
+  test,
+  'headers are right however many different ones there are',
+  async (t, broker) => {
+    const { client, seen, peer } = await witness(t, broker);
+    const large = (n) => ({ to: 'a', n, pad: `${n}`.repeat(4096) });
+    const small = (n) => ({ to: 'a', n });
+    // More than are remembered, some of them again, and then so many others
+    // that nobody needs those any more.
+    const sent = [
+      ...Array.from({ length: 1200 }, (_, n) => large(1000 + n)),
+      ...Array.from({ length: 100 }, (_, n) => large(1000 + n * 12)),
+      ...Array.from({ length: 10_000 }, (_, n) => small(n)),
+      ...Array.from({ length: 100 }, (_, n) => small(n * 100)),
+      ...Array.from({ length: 100 }, (_, n) => large(1000 + n * 12)),
+    ];
+    for (const headers of sent) {
+      while (!client.send(headers.n, headers)) {
+        await new Promise((resolve) => client.once('drain', resolve));
+      }
+    }
+    await peer.received(sent.length);
+    t.is(seen.length, sent.length);
+    const wrong = sent.findIndex(
+      ({ n, pad }, index) => seen[index].n !== n || seen[index].pad !== pad,
+    );
+    t.is(wrong, -1);
+  },
+);
+
+forEachBroker(
+  test,
+  'headers go back to each of many connections',
+  async (t, broker) => {
+    const { client, connect, seen } = await witness(t, broker);
+    client.on('message', (message, headers) => client.send(message, headers));
+    const keys = Array.from({ length: 180 }, (_, n) => `k${n}`);
+    const peers = await Promise.all(
+      keys.map((key) => connect(key, { headers: { pad: key.repeat(3500) } })),
+    );
+    for (const round of ['first', 'second']) {
+      for (const peer of peers) peer.send(round);
+    }
+    for (const peer of peers) {
+      t.deepEqual(await peer.received(2), ['first', 'second']);
+    }
+    t.is(seen.length, 2 * keys.length);
+    t.true(seen.every(({ to, pad }) => pad === to.repeat(3500)));
+  },
+);

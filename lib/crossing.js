@@ -21,6 +21,7 @@ const REDELIVERED = 1;
 const STATUS = 2;
 const UTF8 = 4;
 const REPEATED = 8;
+const PASSING = 2 ** 28;
 /** Headers that may come back and need not be encoded again. */
 const REMEMBERED = 64;
 /** How many times its own size a part of a batch may hold of it. */
@@ -35,7 +36,8 @@ const MOST_HELD = 4;
  * @property {Deliveries | null} owner to which the headers may come back
  * @property {number} generation of its dictionary
  * @property {Record<string, any> | null | undefined} template the headers;
- *   null for those that cannot be copied by their fields alone
+ *   null for those that are read anew each time: they cannot be copied by their
+ *   fields alone, or come but once
  * @property {number} size fields of the template
  */
 
@@ -71,29 +73,41 @@ class Deliveries {
    * @param {Buffer | null} [octets] the bodies, where one of them is not ASCII
    * @param {string[]} [fresh] texts that are new
    * @param {number} [first] the entry of the first of them
+   * @param {string[]} [passing] texts that this batch alone refers to
    * @returns {Delivery[]}
    */
-  open(text, octets, fresh = [], first) {
+  open(text, octets, fresh = [], first, passing = []) {
     if (first === 0) {
       this.#entries = [];
       this.#generation += 1;
     }
     const entries = this.#entries;
+    const owner = this.#returning ? this : null;
+    const generation = this.#generation;
     for (const text of fresh) {
+      const id = entries.length;
       entries.push({
         text,
-        id: entries.length,
-        owner: this.#returning ? this : null,
-        generation: this.#generation,
+        id,
+        owner,
+        generation,
         template: undefined,
         size: 0,
       });
     }
+    const own = passing.map((text) => ({
+      text,
+      id: 0,
+      owner: null,
+      generation,
+      template: null,
+      size: 0,
+    }));
     const deliveries = [];
     const count = numberAt(text, 0);
     let start = octets ? 0 : (1 + count * WORDS) * DIGITS;
     for (let index = 0; index < count; index += 1) {
-      const delivery = new Delivery(text, octets, index, start, entries);
+      const delivery = new Delivery(text, octets, index, start, entries, own);
       deliveries.push(delivery);
       start = delivery.end;
     }
@@ -178,6 +192,7 @@ class Delivery {
   #start;
   #bodyEnd;
   #entries;
+  #own;
   /** @type {Buffer | undefined} */
   #raw;
 
@@ -187,14 +202,16 @@ class Delivery {
    * @param {number} index within the batch
    * @param {number} start of its body
    * @param {Entry[]} entries
+   * @param {Entry[]} own entries of this batch alone
    */
-  constructor(text, octets, index, start, entries) {
+  constructor(text, octets, index, start, entries, own) {
     this.#text = text;
     this.#octets = octets;
     this.#at = (1 + index * WORDS) * DIGITS;
     this.#start = start;
     this.#bodyEnd = this.#number(BODY_END);
     this.#entries = entries;
+    this.#own = own;
   }
 
   /** @param {number} which */
@@ -204,7 +221,8 @@ class Delivery {
 
   /** @param {number} which */
   #entry(which) {
-    return this.#entries[this.#number(which)];
+    const entry = this.#number(which);
+    return entry < PASSING ? this.#entries[entry] : this.#own[entry - PASSING];
   }
 
   /** Where the next one begins. */

@@ -69,7 +69,9 @@ pub fn start_client<'env>(
     env: &'env Env,
     broker: String,
     unique: String,
-    #[napi(ts_arg_type = "(text: string, octets?: Buffer | null, fresh?: string[], first?: number) => boolean | null")]
+    #[napi(
+        ts_arg_type = "(text: string, octets?: Buffer | null, fresh?: string[], first?: number, passing?: string[]) => boolean | null"
+    )]
     deliver: Function<'env, BatchArgs, HeardAnswer>,
     #[napi(ts_arg_type = "(name: string, details: string) => void")] event: Function<
         'env,
@@ -79,7 +81,7 @@ pub fn start_client<'env>(
 ) -> Result<Object<'env>> {
     let broker: BrokerSettings = settings(&broker)?;
     let tracked = broker.delivery == Guarantee::AtLeastOnce;
-    let dictionary = Arc::<Dictionary>::default();
+    let dictionary = Arc::new(Dictionary::returning());
     let listeners = Arc::new(ListenerFunction::new(env, &deliver, dictionary.clone())?);
     let event = Arc::new(EventFunction::new(&event)?);
     let owner = Owner::of(env)?;

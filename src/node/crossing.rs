@@ -27,11 +27,17 @@ const STATUS: u32 = 2;
 const UTF8: u32 = 4;
 const REPEATED: u32 = 8;
 
-/// A dictionary that has grown beyond one of these starts anew with the next batch.
-const MAX_ENTRIES: usize = 8 * 1024;
-const MAX_BYTES: usize = 2 * 1024 * 1024;
+/// A dictionary that has grown to one of these takes nothing more in.
+const MAX_ENTRIES: usize = 16 * 1024;
+const MAX_BYTES: usize = 8 * 1024 * 1024;
+/// After so many questions to a full dictionary it is looked at whether it still knows what is asked for: a quarter, or it
+/// starts anew with the next batch.
+const LOOK_AFTER: u32 = 8 * 1024;
+const LEAST_KNOWN: u32 = 4;
+/// From here on entries are those of one batch alone.
+const PASSING: u32 = 1 << 28;
 
-/// A batch as arguments of a function: all four, or the first alone where that says everything.
+/// A batch as arguments of a function: all five, or the first alone where that says everything.
 pub(super) struct BatchArgs {
     /// How many there are, the numbers of all and then their bodies. ASCII.
     text: Vec<u8>,
@@ -41,18 +47,20 @@ pub(super) struct BatchArgs {
     fresh: Vec<String>,
     /// The entry of the first of them: 0 when all entries before it are void.
     first: u32,
+    /// The texts that this batch alone refers to.
+    passing: Vec<String>,
 }
 
 impl JsValuesTupleIntoVec for BatchArgs {
     #[allow(unsafe_code, reason = "Node-API")]
     fn into_vec(self, env: sys::napi_env) -> Result<Vec<sys::napi_value>> {
-        let BatchArgs { text, octets, fresh, first } = self;
+        let BatchArgs { text, octets, fresh, first, passing } = self;
         let length = isize::try_from(text.len()).unwrap_or(isize::MAX);
         let mut value = std::ptr::null_mut();
         // SAFETY: called on the environment's thread, in a scope of the caller's; `text` has `length` bytes.
         unsafe {
             check_status(sys::napi_create_string_latin1(env, text.as_ptr().cast(), length, &raw mut value))?;
-            if octets.is_none() && fresh.is_empty() {
+            if octets.is_none() && fresh.is_empty() && passing.is_empty() {
                 return Ok(vec![value]);
             }
             let octets = octets.map(Buffer::from);
@@ -61,6 +69,7 @@ impl JsValuesTupleIntoVec for BatchArgs {
                 ToNapiValue::to_napi_value(env, octets)?,
                 ToNapiValue::to_napi_value(env, fresh)?,
                 ToNapiValue::to_napi_value(env, first)?,
+                ToNapiValue::to_napi_value(env, passing)?,
             ])
         }
     }
@@ -68,7 +77,11 @@ impl JsValuesTupleIntoVec for BatchArgs {
 
 /// Texts that have crossed, by their entry.
 #[derive(Default)]
-pub(super) struct Dictionary(Mutex<Entries>);
+pub(super) struct Dictionary {
+    entries: Mutex<Entries>,
+    /// Headers may come back.
+    returning: bool,
+}
 
 #[derive(Default)]
 struct Entries {
@@ -76,10 +89,14 @@ struct Entries {
     names: HashMap<Box<str>, u32>,
     count: u32,
     bytes: usize,
-    /// Those that have still to cross.
+    /// Those that have still to cross, and those that are not kept.
     fresh: Vec<String>,
+    passing: Vec<String>,
     /// By entry: what came goes back as it was.
     headers: HashMap<u32, Returning>,
+    /// How often it was asked for something since it was full or looked at, and how often it knew.
+    asked: u32,
+    known: u32,
 }
 
 /// Headers that may go back: their JSON, and properties with them for JSON and for octets, once somebody has sent such.
@@ -89,16 +106,19 @@ struct Returning {
 }
 
 impl Dictionary {
+    /// Of which headers may come back.
+    pub(super) fn returning() -> Self {
+        Dictionary { entries: Mutex::default(), returning: true }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Entries> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Called on JavaScript's thread, in the order in which JavaScript gets the batches.
     pub(super) fn encode(&self, batch: &[Delivery]) -> BatchArgs {
         let mut entries = self.lock();
-        if entries.count as usize > MAX_ENTRIES || entries.bytes > MAX_BYTES {
-            *entries = Entries::default();
-        }
+        entries.look();
         let first = entries.count;
         let ids: Vec<&str> = batch.iter().map(Delivery::message_id).collect();
         let ascii = batch.iter().all(|delivery| delivery.body.is_ascii()) && ids.iter().all(|id| id.is_ascii());
@@ -115,7 +135,7 @@ impl Dictionary {
             let words = [
                 u32::try_from(body).unwrap_or(u32::MAX),
                 u32::try_from(end).unwrap_or(u32::MAX),
-                entries.table(delivery),
+                entries.table(delivery, self.returning),
                 entries.name(delivery.content_type()),
                 entries.name(delivery.routing_key()),
                 entries.name(delivery.exchange()),
@@ -131,8 +151,8 @@ impl Dictionary {
             out.extend_from_slice(&delivery.body);
             out.extend_from_slice(id.as_bytes());
         }
-        let fresh = std::mem::take(&mut entries.fresh);
-        BatchArgs { text, octets: (!ascii).then_some(octets), fresh, first }
+        let (fresh, passing) = (std::mem::take(&mut entries.fresh), std::mem::take(&mut entries.passing));
+        BatchArgs { text, octets: (!ascii).then_some(octets), fresh, first, passing }
     }
 
     /// What goes back with the headers of an entry.
@@ -151,34 +171,65 @@ impl Dictionary {
 }
 
 impl Entries {
-    fn table(&mut self, delivery: &Delivery) -> u32 {
+    fn is_full(&self) -> bool {
+        self.count as usize >= MAX_ENTRIES || self.bytes >= MAX_BYTES
+    }
+
+    /// A full one is kept as long as it is of use: of more headers than it can hold it knows a part, where one that made
+    /// room for each would have lost them all when they come again.
+    fn look(&mut self) {
+        if !self.is_full() {
+            (self.asked, self.known) = (0, 0);
+        } else if self.asked >= LOOK_AFTER {
+            if self.known < self.asked / LEAST_KNOWN {
+                *self = Entries::default();
+            }
+            (self.asked, self.known) = (0, 0);
+        }
+    }
+
+    fn table(&mut self, delivery: &Delivery, returning: bool) -> u32 {
         let table = delivery.header_table();
+        self.asked += 1;
         if let Some(entry) = self.tables.get(table) {
+            self.known += 1;
             return *entry;
         }
         let json = delivery.headers_json();
-        // The bytes, their JSON here and there, and later the properties.
-        self.bytes += table.len() * 4;
-        let entry = self.add(json.clone());
+        if self.is_full() {
+            return self.pass(json);
+        }
+        // The bytes, and their JSON as text and as an object; for those that may go back also here, and the properties.
+        self.bytes += table.len() * if returning { 5 } else { 3 };
+        let entry = self.count;
+        if returning {
+            self.headers.insert(entry, Returning { json: json.clone(), properties: [None, None] });
+        }
         self.tables.insert(table.into(), entry);
-        self.headers.insert(entry, Returning { json, properties: [None, None] });
-        entry
+        self.add(json)
     }
 
     fn name(&mut self, name: &str) -> u32 {
         if let Some(entry) = self.names.get(name) {
             return *entry;
         }
+        if self.is_full() {
+            return self.pass(name.to_owned());
+        }
         self.bytes += name.len() * 2;
-        let entry = self.add(name.to_owned());
-        self.names.insert(name.into(), entry);
-        entry
+        self.names.insert(name.into(), self.count);
+        self.add(name.to_owned())
     }
 
     fn add(&mut self, text: String) -> u32 {
         self.fresh.push(text);
         self.count += 1;
         self.count - 1
+    }
+
+    fn pass(&mut self, text: String) -> u32 {
+        self.passing.push(text);
+        PASSING + self.passing.len() as u32 - 1
     }
 }
 

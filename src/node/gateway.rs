@@ -78,7 +78,7 @@ pub fn start_gateway<'env>(
     socket: String,
     unique: String,
     #[napi(
-        ts_arg_type = "(text: string, octets?: Buffer | null, fresh?: string[], first?: number) => string | Array<string | string[] | null>"
+        ts_arg_type = "(text: string, octets?: Buffer | null, fresh?: string[], first?: number, passing?: string[]) => string | Array<string | string[] | null>"
     )]
     keys: Function<'env, BatchArgs, KeyAnswer>,
     #[napi(ts_arg_type = "(name: string, details: string) => void")] event: Function<
