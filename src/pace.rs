@@ -1,6 +1,6 @@
-//! How large the batches are that go into JavaScript. A crossing wakes two threads and costs as much as ten messages, and a
-//! turn of the event loop as much as some: so under load there is at most one in a millisecond, and otherwise one at once for
-//! whatever is there.
+//! How often deliveries are looked for. A crossing into JavaScript wakes two threads and costs as much as ten messages, a turn
+//! of the event loop as much as some, and a look alone its system calls: so under load there is one in a millisecond, and
+//! otherwise one at once for whatever is there.
 
 use std::time::Duration;
 
@@ -30,14 +30,12 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Waits until the next batch is due; true where that took time.
-    pub async fn pause(&self) -> bool {
+    /// Waits until the next batch is due.
+    pub async fn pause(&self) {
         let due = self.last + INTERVAL;
-        let waits = self.busy && Instant::now() < due;
-        if waits {
+        if self.busy && Instant::now() < due {
             sleep_until(due).await;
         }
-        waits
     }
 
     pub fn count(&mut self, deliveries: usize) {

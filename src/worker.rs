@@ -14,7 +14,6 @@ use crate::config::{BrokerKind, BrokerSettings};
 use crate::error::Result;
 use crate::hooks::{Heard, LineEvents, Listeners, spawn_at};
 use crate::message::{Outgoing, Route};
-use crate::pace::Pace;
 
 /// Beyond this many times `bufferSize` nothing is taken from a sender who does not hold on.
 const HARD_LIMIT: usize = 2;
@@ -87,8 +86,7 @@ impl Worker {
             waiting: AtomicBool::new(false),
             acker: Mutex::new(None),
         });
-        let batches = Batches::new(batches, place.is_none().then(Pace::default));
-        spawn_at(place, deliver(shared.clone(), batches));
+        spawn_at(place, deliver(shared.clone(), Batches::new(batches)));
         Ok(Worker { shared })
     }
 

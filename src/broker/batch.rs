@@ -7,7 +7,6 @@ use tokio::task::yield_now;
 
 use super::Acker;
 use crate::message::{Delivery, Route};
-use crate::pace::Pace;
 
 /// Deliveries that go together: more gain nothing.
 const ENOUGH: usize = 64;
@@ -22,19 +21,17 @@ pub struct Batches {
     receiver: mpsc::Receiver<Batch>,
     /// Has come, and did not fit.
     next: Option<Batch>,
-    /// Where each batch crosses into another thread.
-    pace: Option<Pace>,
     /// Since one was waited for.
     at_once: usize,
 }
 
 impl Batches {
-    pub fn new(receiver: mpsc::Receiver<Batch>, pace: Option<Pace>) -> Self {
-        Batches { receiver, next: None, pace, at_once: 0 }
+    pub fn new(receiver: mpsc::Receiver<Batch>) -> Self {
+        Batches { receiver, next: None, at_once: 0 }
     }
 
     /// Waits for a batch and joins to it what waits behind it: fewer and larger steps for whoever works on them, and none
-    /// is waited for, unless batches are paced.
+    /// is waited for.
     pub async fn gather(&mut self) -> Option<Batch> {
         let ready = self.next.take().or_else(|| self.receiver.try_recv().ok());
         self.at_once = if ready.is_some() { self.at_once + 1 } else { 0 };
@@ -48,15 +45,6 @@ impl Batches {
             None => self.receiver.recv().await?,
         };
         self.join_waiting(&mut batch);
-        if let Some(pace) = &self.pace
-            && !self.is_full(&batch)
-            && pace.pause().await
-        {
-            self.join_waiting(&mut batch);
-        }
-        if let Some(pace) = &mut self.pace {
-            pace.count(batch.deliveries.len());
-        }
         Some(batch)
     }
 
@@ -189,7 +177,7 @@ mod tests {
             sender.send(Batch::new(deliveries, ackers[session as usize].clone())).await.unwrap();
         }
         drop(sender);
-        let mut batches = Batches::new(receiver, None);
+        let mut batches = Batches::new(receiver);
         let mut seen = Vec::new();
         while let Some(batch) = batches.gather().await {
             let tags: Vec<u64> = batch.deliveries.iter().map(|delivery| delivery.tag).collect();

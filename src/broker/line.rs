@@ -326,10 +326,8 @@ impl<B: Broker> Runner<B> {
             self.events.blocked(reason);
         };
         let mut lost = Apart::new(session.lost(blocked));
-        // Where deliveries are worked on at a place, they are paced here, wherever they are received.
-        let pace = self.place.is_some().then(Pace::default);
         let place = self.place.as_deref().filter(|_| session.can_move());
-        let consume = consume(session.clone(), self.batches.clone(), self.quieted.clone(), pace);
+        let consume = consume(session.clone(), self.batches.clone(), self.quieted.clone());
         let mut received = match place {
             Some(place) => Apart::new(run_at(place, consume)),
             None => Apart::new(consume),
@@ -388,7 +386,6 @@ async fn consume<S: Session>(
     session: Arc<S>,
     batches: mpsc::Sender<Batch>,
     mut quieted: watch::Receiver<bool>,
-    mut pace: Option<Pace>,
 ) -> Result<()> {
     let acker = session.acker();
     let mut wanted = !*quieted.borrow();
@@ -400,11 +397,9 @@ async fn consume<S: Session>(
             std::future::pending().await
         }
     });
-    let mut last = 0;
+    let (mut pace, mut last) = (Pace::default(), 0);
     loop {
-        if let Some(pace) = &pace
-            && last < WORTHWHILE
-        {
+        if last < WORTHWHILE {
             pace.pause().await;
         }
         let mut deliveries = Vec::new();
@@ -417,9 +412,7 @@ async fn consume<S: Session>(
             received = session.receive(&mut deliveries, RECEIVE_BATCH) => received?,
         }
         last = deliveries.len();
-        if let Some(pace) = &mut pace {
-            pace.count(last);
-        }
+        pace.count(last);
         if !wanted {
             deliveries.iter().for_each(|delivery| acker.settle_own(delivery, Settlement::Again));
         } else if batches.send(Batch::new(deliveries, acker.clone())).await.is_err() {

@@ -22,7 +22,6 @@ use crate::hooks::{LineEvents, MessageKeys, Place, spawn_at};
 use crate::hub::Hub;
 use crate::keys::KeyTemplate;
 use crate::message::{CommonFields, Content, Headers, JSON, OCTETS, Outgoing, Properties, Route, status_body};
-use crate::pace::Pace;
 use crate::peer::{Ended, Frame, GOING_AWAY, Handle, Peer, REPLACED, RESTARTING, Sink, Stream};
 
 /// The answer to a connection that found no room for its status: the broker is away, and its buffer is full.
@@ -162,9 +161,7 @@ impl Gateway {
             keys,
             reliable,
         });
-        let crosses = matches!(shared.keys, KeySource::Asked(_)) && place.is_none();
-        let batches = Batches::new(batches, crosses.then(Pace::default));
-        spawn_at(place, handing::deliver(shared.clone(), batches));
+        spawn_at(place, handing::deliver(shared.clone(), Batches::new(batches)));
         Ok(Gateway { shared })
     }
 
