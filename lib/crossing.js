@@ -73,7 +73,7 @@ class Deliveries {
    * @param {Buffer | null} [octets] the bodies, where one of them is not ASCII
    * @param {string[]} [fresh] texts that are new
    * @param {number} [first] the entry of the first of them
-   * @param {string[]} [passing] texts that this batch alone refers to
+   * @param {string[]} [passing] header tables that this batch alone refers to
    * @returns {Delivery[]}
    */
   open(text, octets, fresh = [], first, passing = []) {
@@ -97,7 +97,7 @@ class Deliveries {
     }
     const own = passing.map((text) => ({
       text,
-      id: 0,
+      id: -1,
       owner: null,
       generation,
       template: null,
@@ -192,7 +192,7 @@ class Delivery {
   #start;
   #bodyEnd;
   #entries;
-  #own;
+  #headers;
   /** @type {Buffer | undefined} */
   #raw;
 
@@ -202,7 +202,7 @@ class Delivery {
    * @param {number} index within the batch
    * @param {number} start of its body
    * @param {Entry[]} entries
-   * @param {Entry[]} own entries of this batch alone
+   * @param {Entry[]} own headers of this batch alone
    */
   constructor(text, octets, index, start, entries, own) {
     this.#text = text;
@@ -211,7 +211,9 @@ class Delivery {
     this.#start = start;
     this.#bodyEnd = this.#number(BODY_END);
     this.#entries = entries;
-    this.#own = own;
+    const headers = this.#number(HEADERS);
+    this.#headers =
+      headers < PASSING ? entries[headers] : own[headers - PASSING];
   }
 
   /** @param {number} which */
@@ -221,8 +223,7 @@ class Delivery {
 
   /** @param {number} which */
   #entry(which) {
-    const entry = this.#number(which);
-    return entry < PASSING ? this.#entries[entry] : this.#own[entry - PASSING];
+    return this.#entries[this.#number(which)];
   }
 
   /** Where the next one begins. */
@@ -315,7 +316,7 @@ class Delivery {
    * @returns {Record<string, any>}
    */
   headers() {
-    const entry = this.#entry(HEADERS);
+    const entry = this.#headers;
     if (entry.template === undefined) {
       const headers = decodeHeaders(entry.text);
       entry.template = isFlat(headers) ? headers : null;

@@ -1,6 +1,6 @@
 //! How often deliveries are looked for. A crossing into JavaScript wakes two threads and costs as much as ten messages, a turn
-//! of the event loop as much as some, and a look alone its system calls: so under load there is one in a millisecond, and
-//! otherwise one at once for whatever is there.
+//! of the event loop as much as some, and a look alone its system calls: so under load there is one in a millisecond or two (the
+//! timer's are whole ones), and otherwise one at once for whatever is there.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const WINDOW: Duration = Duration::from_millis(4);
 
 /// Of one reader of deliveries.
 pub struct Pace {
-    /// When the last batch was handed out.
+    /// When something was found last.
     last: Instant,
     since: Instant,
     counted: usize,
@@ -30,7 +30,7 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Waits until the next batch is due.
+    /// Waits until the next look is due.
     pub async fn pause(&self) {
         let due = self.last + INTERVAL;
         if self.busy && Instant::now() < due {

@@ -16,6 +16,15 @@ function stat(/** @type {number | string} */ pid) {
   return text.slice(text.lastIndexOf(')') + 2).split(' ');
 }
 
+/** The same; null once it has ended. RabbitMQ's helpers come and go. */
+function statOf(/** @type {number | string} */ pid) {
+  try {
+    return stat(pid);
+  } catch {
+    return null;
+  }
+}
+
 /**
  * User and system time of these processes, in microseconds.
  *
@@ -24,8 +33,8 @@ function stat(/** @type {number | string} */ pid) {
 function cpu(pids) {
   let ticks = 0;
   for (const pid of pids) {
-    const fields = stat(pid);
-    ticks += Number(fields[11]) + Number(fields[12]);
+    const fields = statOf(pid);
+    if (fields) ticks += Number(fields[11]) + Number(fields[12]);
   }
   return ticks * TICK;
 }
@@ -39,11 +48,8 @@ function family(root) {
   const parents = new Map();
   for (const name of fs.readdirSync('/proc')) {
     if (!/^\d+$/.test(name)) continue;
-    try {
-      parents.set(Number(name), Number(stat(name)[1]));
-    } catch {
-      // It has ended in between.
-    }
+    const fields = statOf(name);
+    if (fields) parents.set(Number(name), Number(fields[1]));
   }
   const found = [root];
   for (const pid of found) {

@@ -26,8 +26,10 @@ use crate::pace::Pace;
 
 /// Deliveries that go on together. 64 are as good as 256 for the crossing into JavaScript, and hold nobody up.
 const RECEIVE_BATCH: usize = 64;
-/// A batch from which on its own size has paid for the step, and the next one need not wait to become larger.
+/// A batch from which on its own size has paid for the step, and the next one need not wait to become larger. With a small
+/// prefetch a part of that is much already, and the broker waits for it to be acknowledged.
 const WORTHWHILE: usize = 16;
+const WORTHWHILE_PART: usize = 8;
 /// Batches that may wait between the broker and whoever works on them.
 const BATCHES_WAITING: usize = 4;
 /// What connecting takes, and the most that is waited for others to be back as well.
@@ -327,7 +329,7 @@ impl<B: Broker> Runner<B> {
         };
         let mut lost = Apart::new(session.lost(blocked));
         let place = self.place.as_deref().filter(|_| session.can_move());
-        let consume = consume(session.clone(), self.batches.clone(), self.quieted.clone());
+        let consume = consume(session.clone(), self.batches.clone(), self.quieted.clone(), self.plan.prefetch);
         let mut received = match place {
             Some(place) => Apart::new(run_at(place, consume)),
             None => Apart::new(consume),
@@ -386,6 +388,7 @@ async fn consume<S: Session>(
     session: Arc<S>,
     batches: mpsc::Sender<Batch>,
     mut quieted: watch::Receiver<bool>,
+    prefetch: u16,
 ) -> Result<()> {
     let acker = session.acker();
     let mut wanted = !*quieted.borrow();
@@ -397,9 +400,10 @@ async fn consume<S: Session>(
             std::future::pending().await
         }
     });
+    let worthwhile = WORTHWHILE.min(usize::from(prefetch) / WORTHWHILE_PART);
     let (mut pace, mut last) = (Pace::default(), 0);
     loop {
-        if last < WORTHWHILE {
+        if last < worthwhile {
             pace.pause().await;
         }
         let mut deliveries = Vec::new();

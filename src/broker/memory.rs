@@ -53,7 +53,10 @@ struct Stored {
     /// Its place in the queue, which it keeps when it comes back.
     place: u64,
     message: Outgoing,
-    envelope: Envelope,
+    exchange: Arc<str>,
+    routing_key: Arc<str>,
+    /// Begins the ids of its publisher's messages.
+    prefix: Arc<str>,
     redelivered: bool,
 }
 
@@ -184,8 +187,7 @@ impl MemorySession {
                 return Err(queue.room.clone());
             }
         }
-        let write = |out: &mut Vec<u8>| message.properties.write(out, &self.plan.unique, message.id);
-        let envelope = Envelope::new(exchange_name, key, write);
+        let [exchange, routing_key, prefix]: [Arc<str>; 3] = [exchange_name, key, &self.plan.unique].map(Arc::from);
         for name in names {
             if let Some(queue) = state.queues.get_mut(&name) {
                 queue.weight += message.weight();
@@ -193,13 +195,22 @@ impl MemorySession {
                 queue.ready.push_back(Stored {
                     place: queue.last_place,
                     message: message.clone(),
-                    envelope: envelope.clone(),
+                    exchange: exchange.clone(),
+                    routing_key: routing_key.clone(),
+                    prefix: prefix.clone(),
                     redelivered: false,
                 });
                 queue.dispatch();
             }
         }
         Ok(())
+    }
+}
+
+impl Stored {
+    fn envelope(&self) -> Envelope {
+        let Outgoing { properties, id, .. } = &self.message;
+        Envelope::new(&self.exchange, &self.routing_key, |out| properties.write(out, &self.prefix, *id))
     }
 }
 
@@ -220,7 +231,7 @@ impl Queue {
                 repeated: stored.message.id.again,
                 tag,
                 session: consumer.session,
-                envelope: stored.envelope.clone(),
+                envelope: stored.envelope(),
                 body: stored.message.body.clone(),
             };
             consumer.unacknowledged.push_back((tag, stored));

@@ -325,8 +325,7 @@ impl Sink for Publisher<'_> {
                 return;
             }
             Content::Binary(bytes) => {
-                let make = || Arc::new(self.json.with_content_type(OCTETS).sharing(&self.shared.fields));
-                let octets = self.octets.get_or_insert_with(make);
+                let octets = self.octets.get_or_insert_with(|| Arc::new(self.json.with_content_type(OCTETS)));
                 (bytes, octets.clone())
             }
         };

@@ -100,7 +100,7 @@ impl Envelope {
         }
         let properties = bytes.len();
         write(&mut bytes);
-        Envelope { bytes: bytes.into(), properties }
+        Envelope { bytes: bytes.into_boxed_slice().into(), properties }
     }
 }
 

@@ -34,17 +34,22 @@ impl Properties {
         Properties { own, common: Box::default() }
     }
 
-    /// The same headers beside another content type.
+    /// The same headers beside another content type, sharing what these share.
     pub fn with_content_type(&self, content_type: &str) -> Self {
-        Self::whole(table::with_content_type(&self.encoded(), content_type))
+        let whole = table::with_content_type(&self.encoded(), content_type);
+        let known = |bytes: &[u8]| self.common.iter().map(|(_, field)| field).find(|field| field.bytes() == bytes);
+        Self::split(&whole, |field| known(field).cloned())
     }
 
     /// The same, with what others have too kept but once.
     pub fn sharing(self, fields: &CommonFields) -> Self {
-        let whole = self.encoded();
+        Self::split(&self.encoded(), |field| fields.find(field))
+    }
+
+    fn split(whole: &[u8], find: impl Fn(&[u8]) -> Option<Field>) -> Self {
         let (mut own, mut common, mut done) = (Vec::new(), Vec::new(), 0);
-        for range in table::fields(&whole) {
-            if let Some(field) = fields.find(&whole[range.clone()]) {
+        for range in table::fields(whole) {
+            if let Some(field) = find(&whole[range.clone()]) {
                 own.extend_from_slice(&whole[done..range.start]);
                 common.push((own.len() as u32, field));
                 done = range.end;
@@ -138,8 +143,9 @@ mod tests {
             assert_eq!(shared.common.len(), common);
             assert_eq!((shared.size(), shared.encoded()), (whole.encoded().len(), whole.encoded()));
             assert_eq!(shared.is_tracked(), tracked);
-            let octets = |properties: &Properties| properties.with_content_type(OCTETS).encoded().into_owned();
-            assert_eq!(octets(&shared), octets(&whole));
+            let octets = [&shared, &whole].map(|properties| properties.with_content_type(OCTETS));
+            assert_eq!(octets[0].encoded(), octets[1].encoded());
+            assert_eq!(octets.map(|properties| properties.common.len()), [common, 0]);
             let written = [&shared, &whole].map(|properties| {
                 let mut out = b"before".to_vec();
                 properties.write(&mut out, "p", MessageId { number: 7, again: true });

@@ -1,5 +1,5 @@
 //! What a batch of deliveries is made into for JavaScript: numbers and bodies in one string, and each text that repeats
-//! (header tables, content types, names) once in the life of its dictionary instead of once a message.
+//! (header tables, content types, names) once in the life of its dictionary, as far as that has room for it.
 //!
 //! A string, since a Buffer costs as much as ten of them, now and when it is collected; bodies that are not ASCII come in
 //! one all the same.
@@ -30,10 +30,10 @@ const REPEATED: u32 = 8;
 /// A dictionary that has grown to one of these takes nothing more in.
 const MAX_ENTRIES: usize = 16 * 1024;
 const MAX_BYTES: usize = 8 * 1024 * 1024;
-/// After so many questions to a full dictionary it is looked at whether it still knows what is asked for: a quarter, or it
-/// starts anew with the next batch.
-const LOOK_AFTER: u32 = 8 * 1024;
-const LEAST_KNOWN: u32 = 4;
+/// A full one is looked at after so many questions for each of its entries, and starts anew unless half of them were of use.
+const LOOK_AFTER: usize = 4;
+/// Names that are kept; there are hardly more than a few.
+const MAX_NAMES: usize = 1024;
 /// From here on entries are those of one batch alone.
 const PASSING: u32 = 1 << 28;
 
@@ -47,7 +47,7 @@ pub(super) struct BatchArgs {
     fresh: Vec<String>,
     /// The entry of the first of them: 0 when all entries before it are void.
     first: u32,
-    /// The texts that this batch alone refers to.
+    /// The header tables that this batch alone refers to.
     passing: Vec<String>,
 }
 
@@ -85,7 +85,7 @@ pub(super) struct Dictionary {
 
 #[derive(Default)]
 struct Entries {
-    tables: HashMap<Box<[u8]>, u32>,
+    tables: HashMap<Box<[u8]>, Table>,
     names: HashMap<Box<str>, u32>,
     count: u32,
     bytes: usize,
@@ -94,9 +94,16 @@ struct Entries {
     passing: Vec<String>,
     /// By entry: what came goes back as it was.
     headers: HashMap<u32, Returning>,
-    /// How often it was asked for something since it was full or looked at, and how often it knew.
-    asked: u32,
-    known: u32,
+    /// How often it was asked for headers since it was looked at last, and how many of its entries were of use.
+    asked: usize,
+    useful: usize,
+    looks: u32,
+}
+
+struct Table {
+    entry: u32,
+    /// The look since which it was of use.
+    look: u32,
 }
 
 /// Headers that may go back: their JSON, and properties with them for JSON and for octets, once somebody has sent such.
@@ -176,45 +183,47 @@ impl Entries {
     }
 
     /// A full one is kept as long as it is of use: of more headers than it can hold it knows a part, where one that made
-    /// room for each would have lost them all when they come again.
+    /// room for each would have lost them all when they come again. Those of connections that are gone are of no use.
     fn look(&mut self) {
-        if !self.is_full() {
-            (self.asked, self.known) = (0, 0);
-        } else if self.asked >= LOOK_AFTER {
-            if self.known < self.asked / LEAST_KNOWN {
+        if self.names.len() > MAX_NAMES {
+            *self = Entries::default();
+        } else if self.asked >= LOOK_AFTER * self.tables.len() {
+            if self.is_full() && self.useful < self.tables.len() / 2 {
                 *self = Entries::default();
             }
-            (self.asked, self.known) = (0, 0);
+            (self.asked, self.useful) = (0, 0);
+            self.looks = self.looks.wrapping_add(1);
         }
     }
 
     fn table(&mut self, delivery: &Delivery, returning: bool) -> u32 {
-        let table = delivery.header_table();
+        let encoded = delivery.header_table();
         self.asked += 1;
-        if let Some(entry) = self.tables.get(table) {
-            self.known += 1;
+        if let Some(Table { entry, look }) = self.tables.get_mut(encoded) {
+            if std::mem::replace(look, self.looks) != self.looks {
+                self.useful += 1;
+            }
             return *entry;
         }
         let json = delivery.headers_json();
         if self.is_full() {
-            return self.pass(json);
+            self.passing.push(json);
+            return PASSING + self.passing.len() as u32 - 1;
         }
         // The bytes, and their JSON as text and as an object; for those that may go back also here, and the properties.
-        self.bytes += table.len() * if returning { 5 } else { 3 };
+        self.bytes += encoded.len() * if returning { 5 } else { 3 };
         let entry = self.count;
         if returning {
             self.headers.insert(entry, Returning { json: json.clone(), properties: [None, None] });
         }
-        self.tables.insert(table.into(), entry);
+        self.tables.insert(encoded.into(), Table { entry, look: self.looks });
+        self.useful += 1;
         self.add(json)
     }
 
     fn name(&mut self, name: &str) -> u32 {
         if let Some(entry) = self.names.get(name) {
             return *entry;
-        }
-        if self.is_full() {
-            return self.pass(name.to_owned());
         }
         self.bytes += name.len() * 2;
         self.names.insert(name.into(), self.count);
@@ -225,11 +234,6 @@ impl Entries {
         self.fresh.push(text);
         self.count += 1;
         self.count - 1
-    }
-
-    fn pass(&mut self, text: String) -> u32 {
-        self.passing.push(text);
-        PASSING + self.passing.len() as u32 - 1
     }
 }
 
