@@ -50,6 +50,9 @@ const DECLARE_INTERVAL: Duration = Duration::from_millis(250);
 /// How often all of it is tried where an exchange is not found: one that is autoDelete goes with the last of those who had
 /// it before, be it between its declaration and its binding.
 const DECLARE_ATTEMPTS: usize = 3;
+/// Bytes of a body from which on a message goes alone where nothing is confirmed. What a broker takes is set for each
+/// (RabbitMQ's max_message_size), and hardly below this.
+const LARGE: usize = 1024 * 1024;
 /// How often what is consumed is bound again.
 const BIND_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -270,8 +273,19 @@ impl AmqpSession {
 
     async fn publish_all(&self, batch: &mut VecDeque<Outgoing>) -> Result<()> {
         loop {
-            match self.publishing.publish(batch).await.map_err(|broken| self.broken(broken))? {
-                Published::All => return Ok(()),
+            let (count, alone) = self.together(batch);
+            if alone {
+                self.barrier().await?;
+            }
+            match self.publishing.publish(batch, count).await.map_err(|broken| self.broken(broken))? {
+                Published::All => {
+                    if alone {
+                        self.barrier().await?;
+                    }
+                    if batch.is_empty() {
+                        return Ok(());
+                    }
+                }
                 Published::ChannelClosed if self.plan.is_reliable() => {
                     self.careful.fetch_or(!self.publishing.wants_exchange(), Ordering::Relaxed);
                     // What was on the channel goes first; it has come back.
@@ -288,12 +302,28 @@ impl AmqpSession {
         }
     }
 
+    /// How many of the batch go together, and whether that is one alone: without confirms, whatever is on its way beside a
+    /// message for which the broker closes the channel would be lost with it.
+    fn together(&self, batch: &VecDeque<Outgoing>) -> (usize, bool) {
+        let is_large = |message: &Outgoing| message.body.len() >= LARGE;
+        match batch.iter().position(is_large) {
+            Some(0) if !self.plan.is_reliable() => (1, true),
+            Some(count) if !self.plan.is_reliable() => (count, false),
+            _ => (batch.len(), false),
+        }
+    }
+
+    /// Resolves when the broker has looked at all that was published.
+    async fn barrier(&self) -> Result<()> {
+        self.publishing.barrier().await.map_err(|broken| self.broken(broken))
+    }
+
     /// The message for which the broker closes the channel is lost, and no other.
     async fn publish_one_by_one(&self, batch: &mut VecDeque<Outgoing>) -> Result<()> {
         while let Some(message) = batch.pop_front() {
             let mut one = Back { messages: VecDeque::from([message]), publishing: &self.publishing };
             if let Published::All =
-                self.publishing.publish(&mut one.messages).await.map_err(|broken| self.broken(broken))?
+                self.publishing.publish(&mut one.messages, 1).await.map_err(|broken| self.broken(broken))?
             {
                 self.publishing.confirmed().await;
             }
@@ -395,7 +425,7 @@ impl Session for AmqpSession {
 
     async fn settle(&self) -> Result<usize> {
         loop {
-            self.publishing.barrier().await.map_err(|broken| self.broken(broken))?;
+            self.barrier().await?;
             self.publishing.confirmed().await;
             if !self.publishing.wants_attention() {
                 return Ok(self.refused());

@@ -122,8 +122,9 @@ impl Publishing {
         Publish::fits(message, self.frame_max)
     }
 
-    /// Writes the batch. Whenever this ends, finished or dropped, `batch` holds what has not begun to go out.
-    pub async fn publish(&self, batch: &mut VecDeque<Outgoing>) -> Result<Published, Broken> {
+    /// Writes the first `count` of the batch. Whenever this ends, finished or dropped, `batch` holds what has not begun to go
+    /// out.
+    pub async fn publish(&self, batch: &mut VecDeque<Outgoing>, count: usize) -> Result<Published, Broken> {
         let clear = |state: &State| {
             state.channel != ChannelState::Open || (state.blocked.is_none() && !self.flight().window.is_full())
         };
@@ -135,7 +136,7 @@ impl Publishing {
             return Ok(Published::ChannelClosed);
         }
         outlet.begin();
-        for message in batch.iter() {
+        for message in batch.iter().take(count) {
             self.templates[message.route as usize].write(outlet.next_message(), message, self.frame_max);
         }
         let begun = || {
@@ -234,11 +235,17 @@ impl Publishing {
         left.into()
     }
 
-    /// Resolves when everything that was published before has been looked at by the broker.
+    /// Resolves when everything that was published before has been looked at by the broker, or lies on a closed channel.
     pub async fn barrier(&self) -> Result<(), Broken> {
+        let mut outlet = self.outlet.lock().await;
+        // Nothing may follow the answer to the broker's close, which waits for this outlet then.
+        if !self.is_open() {
+            return Ok(());
+        }
         let asked = self.state.borrow().answered;
         let qos = basic::Qos { prefetch_count: 0, global: false };
-        self.write(&method_frame(CHANNEL, &AMQPClass::Basic(basic::AMQPMethod::Qos(qos)))).await?;
+        outlet.method(CHANNEL, &AMQPClass::Basic(basic::AMQPMethod::Qos(qos))).await?;
+        drop(outlet);
         let mut state = self.state.subscribe();
         let _ = state.wait_for(|state| state.answered > asked || state.channel != ChannelState::Open).await;
         Ok(())
