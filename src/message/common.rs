@@ -1,19 +1,18 @@
 //! Header fields that many connections have in common: a browser's name, its languages, its origin. They are kept once.
 
-use std::borrow::Borrow;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Bytes of a field from which on sharing saves something: what refers to it takes half of that.
 const WORTHWHILE: usize = 32;
 /// Fields that are remembered as seen, so that those of which there is one alone are kept where they are.
 const SEEN: usize = 4096;
-/// So many may be kept before it is asked whether anybody still has them.
+/// So many may be known before it is asked whether anybody still has them.
 const FEW: usize = 64;
 
 /// A field of a header table as it is encoded: name, type, and value.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone)]
 pub(super) struct Field(Arc<Box<[u8]>>);
 
 impl Field {
@@ -22,28 +21,23 @@ impl Field {
     }
 }
 
-impl Borrow<[u8]> for Field {
-    fn borrow(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-/// The fields that somebody has in common with somebody else.
+/// The fields that somebody has in common with somebody else. They go with the last who has them.
 pub struct CommonFields(Mutex<Fields>);
 
 struct Fields {
-    common: HashSet<Field>,
+    /// By their hash.
+    common: HashMap<u64, Weak<Box<[u8]>>>,
     /// What was seen last, by its hash.
     seen: Box<[u32]>,
     hasher: RandomState,
-    /// Fields that nobody has any more are let go of when there are so many.
+    /// What is known of those that have gone is let go of when there are so many.
     tidy_at: usize,
 }
 
 impl Default for CommonFields {
     fn default() -> Self {
         CommonFields(Mutex::new(Fields {
-            common: HashSet::new(),
+            common: HashMap::new(),
             seen: vec![0; SEEN].into(),
             hasher: RandomState::new(),
             tidy_at: FEW,
@@ -63,22 +57,23 @@ impl CommonFields {
 
 impl Fields {
     fn find(&mut self, field: &[u8]) -> Option<Field> {
-        if let Some(known) = self.common.get(field) {
-            return Some(known.clone());
-        }
         let hash = self.hasher.hash_one(field);
+        if let Some(known) = self.common.get(&hash).and_then(Weak::upgrade) {
+            // Another with the same hash has to do without.
+            return (**known == *field).then_some(Field(known));
+        }
         // 0 is what was never written.
         let (place, mark) = (hash as usize % SEEN, (hash >> 32) as u32 | 1);
         if std::mem::replace(&mut self.seen[place], mark) != mark {
             return None;
         }
         if self.common.len() >= self.tidy_at {
-            self.common.retain(|field| Arc::strong_count(&field.0) > 1);
+            self.common.retain(|_, field| field.strong_count() > 0);
             self.tidy_at = FEW.max(self.common.len() * 2);
         }
-        let field = Field(Arc::new(field.into()));
-        self.common.insert(field.clone());
-        Some(field)
+        let field = Arc::<Box<[u8]>>::new(field.into());
+        self.common.insert(hash, Arc::downgrade(&field));
+        Some(Field(field))
     }
 }
 
@@ -105,8 +100,7 @@ mod tests {
             let field = number.to_be_bytes().repeat(WORTHWHILE);
             assert!(fields.find(&field).is_none() && fields.find(&field).is_some());
         }
-        let state = fields.0.lock().unwrap();
-        assert!(state.common.len() <= FEW);
-        assert!(state.common.contains(kept[1].as_ref().unwrap()));
+        assert!(fields.0.lock().unwrap().common.len() <= FEW);
+        assert!(Arc::ptr_eq(&fields.find(&[0; WORTHWHILE]).unwrap().0, &kept[1].as_ref().unwrap().0));
     }
 }
