@@ -406,7 +406,7 @@ async fn consume<S: Session>(
         if last < worthwhile {
             pace.pause().await;
         }
-        let mut deliveries = Vec::new();
+        let mut deliveries = Vec::with_capacity(last.max(1));
         tokio::select! {
             biased;
             () = &mut quiet, if wanted => {

@@ -138,15 +138,17 @@ impl<'a> Handing<'a> {
         // One that stays here is done when this is over.
         let acker = self.acker.as_ref().filter(|acker| acker.gave(delivery));
         let receipt = acker.map(|acker| self.receipts.give(acker, delivery));
-        let mut frame = None;
+        let is_only = keys.size_hint() == (1, Some(1));
+        let mut common = None;
         let mut full: Vec<(Arc<Handle>, Frame)> = Vec::new();
         let found = shared.hub.with(keys, |peer| {
             // Made for the first connection that is here and shared by all; a gateway that has none of them makes none.
             let make = || Frame::new(&delivery.content(), shared.socket.fragment()).with_receipt(receipt.clone());
-            let frame: &Frame = frame.get_or_insert_with(make);
-            match peer.queue(frame.clone()) {
+            let frame = if is_only { make() } else { common.get_or_insert_with(make).clone() };
+            let bytes = frame.payload_bytes();
+            match peer.queue(frame) {
                 Ok(first) => {
-                    counters.count_sent(frame);
+                    counters.count_sent(bytes);
                     if first {
                         self.queued.push(peer.clone());
                     }
@@ -182,7 +184,7 @@ impl<'a> Handing<'a> {
                 SlowConsumer::Wait => peer.send_in_turn(frame.clone()).await,
             };
             if sent {
-                counters.count_sent(&frame);
+                counters.count_sent(frame.payload_bytes());
             } else {
                 counters.overflowed.fetch_add(1, Ordering::Relaxed);
             }

@@ -22,7 +22,7 @@ use crate::hooks::{LineEvents, MessageKeys, Place, spawn_at};
 use crate::hub::Hub;
 use crate::keys::KeyTemplate;
 use crate::message::{CommonFields, Content, Headers, JSON, OCTETS, Outgoing, Properties, Route, status_body};
-use crate::peer::{Ended, Frame, GOING_AWAY, Handle, Peer, REPLACED, RESTARTING, Sink, Stream};
+use crate::peer::{Ended, GOING_AWAY, Handle, Peer, REPLACED, RESTARTING, Sink, Stream};
 
 /// The answer to a connection that found no room for its status: the broker is away, and its buffer is full.
 const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\
@@ -346,8 +346,9 @@ impl Counters {
         self.overflowed.fetch_add(frames as u64, Ordering::Relaxed);
     }
 
-    fn count_sent(&self, frame: &Frame) {
+    /// A frame with so many bytes of payload.
+    fn count_sent(&self, bytes: usize) {
         self.sent.fetch_add(1, Ordering::Relaxed);
-        self.sent_bytes.fetch_add(frame.payload_bytes() as u64, Ordering::Relaxed);
+        self.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
