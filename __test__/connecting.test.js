@@ -244,7 +244,7 @@ for (const [what, confOf] of Object.entries(HOSTS)) {
       refusing: `127.0.0.1:${await turncoat(t, NOT_ALLOWED)}`,
     });
     const world = await open(t, rabbitmq, {
-      mq: { connectionTimeout: 3000, ...conf },
+      mq: { connectionTimeout: 6000, ...conf },
     });
     const peer = await world.connect('a');
     world.client.send('hello', { to: 'a' });
