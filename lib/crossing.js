@@ -86,23 +86,11 @@ class Deliveries {
     const generation = this.#generation;
     for (const text of fresh) {
       const id = entries.length;
-      entries.push({
-        text,
-        id,
-        owner,
-        generation,
-        template: undefined,
-        size: 0,
-      });
+      entries.push(makeEntry(text, id, owner, generation, undefined));
     }
-    const own = passing.map((text) => ({
-      text,
-      id: -1,
-      owner: null,
-      generation,
-      template: null,
-      size: 0,
-    }));
+    const own = passing.map((text) =>
+      makeEntry(text, -1, null, generation, null),
+    );
     const deliveries = [];
     const count = numberAt(text, 0);
     let start = octets ? 0 : (1 + count * WORDS) * DIGITS;
@@ -169,6 +157,18 @@ class Deliveries {
     }
     return undefined;
   }
+}
+
+/**
+ * @param {string} text
+ * @param {number} id
+ * @param {Entry['owner']} owner
+ * @param {number} generation
+ * @param {Entry['template']} template
+ * @returns {Entry}
+ */
+function makeEntry(text, id, owner, generation, template) {
+  return { text, id, owner, generation, template, size: 0 };
 }
 
 /**

@@ -53,10 +53,8 @@ struct Stored {
     /// Its place in the queue, which it keeps when it comes back.
     place: u64,
     message: Outgoing,
-    exchange: Arc<str>,
-    routing_key: Arc<str>,
-    /// Begins the ids of its publisher's messages.
-    prefix: Arc<str>,
+    /// Its publisher's.
+    plan: Arc<Plan>,
     redelivered: bool,
 }
 
@@ -157,7 +155,7 @@ impl Broker for MemoryBroker {
         }
         drop(state);
         let acker = MemoryAcker { session, state: self.state.clone(), consumers };
-        Ok(MemorySession { plan: plan.clone(), acker: Arc::new(acker), inbox })
+        Ok(MemorySession { plan: Arc::new(plan.clone()), acker: Arc::new(acker), inbox })
     }
 
     fn address(&self) -> String {
@@ -166,7 +164,7 @@ impl Broker for MemoryBroker {
 }
 
 pub struct MemorySession {
-    plan: Plan,
+    plan: Arc<Plan>,
     acker: Arc<MemoryAcker>,
     inbox: Arc<Inbox>,
 }
@@ -187,7 +185,6 @@ impl MemorySession {
                 return Err(queue.room.clone());
             }
         }
-        let [exchange, routing_key, prefix]: [Arc<str>; 3] = [exchange_name, key, &self.plan.unique].map(Arc::from);
         for name in names {
             if let Some(queue) = state.queues.get_mut(&name) {
                 queue.weight += message.weight();
@@ -195,9 +192,7 @@ impl MemorySession {
                 queue.ready.push_back(Stored {
                     place: queue.last_place,
                     message: message.clone(),
-                    exchange: exchange.clone(),
-                    routing_key: routing_key.clone(),
-                    prefix: prefix.clone(),
+                    plan: self.plan.clone(),
                     redelivered: false,
                 });
                 queue.dispatch();
@@ -209,8 +204,9 @@ impl MemorySession {
 
 impl Stored {
     fn envelope(&self) -> Envelope {
-        let Outgoing { properties, id, .. } = &self.message;
-        Envelope::new(&self.exchange, &self.routing_key, |out| properties.write(out, &self.prefix, *id))
+        let Outgoing { route, properties, id, .. } = &self.message;
+        let (exchange, routing_key) = self.plan.target(*route);
+        Envelope::new(exchange, routing_key, |out| properties.write(out, &self.plan.unique, *id))
     }
 }
 

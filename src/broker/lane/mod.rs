@@ -305,11 +305,13 @@ impl AmqpSession {
     /// How many of the batch go together, and whether that is one alone: without confirms, whatever is on its way beside a
     /// message for which the broker closes the channel would be lost with it.
     fn together(&self, batch: &VecDeque<Outgoing>) -> (usize, bool) {
-        let is_large = |message: &Outgoing| message.body.len() >= LARGE;
-        match batch.iter().position(is_large) {
-            Some(0) if !self.plan.is_reliable() => (1, true),
-            Some(count) if !self.plan.is_reliable() => (count, false),
-            _ => (batch.len(), false),
+        if self.plan.is_reliable() {
+            return (batch.len(), false);
+        }
+        match batch.iter().position(|message| message.body.len() >= LARGE) {
+            Some(0) => (1, true),
+            Some(count) => (count, false),
+            None => (batch.len(), false),
         }
     }
 
