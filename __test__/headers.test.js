@@ -293,7 +293,8 @@ forEachBroker(
       ...Array.from({ length: 100 }, (_, n) => large(1000 + n * 12)),
     ];
     for (const headers of sent) {
-      while (!client.send(headers.n, headers)) {
+      // False says that it was taken, and to hold on.
+      if (!client.send(headers.n, headers)) {
         await new Promise((resolve) => client.once('drain', resolve));
       }
     }
