@@ -1,13 +1,15 @@
 'use strict';
 
-// The README as a new user takes it: its programs are those of examples/, and
-// they run as they are printed, in a folder where message-engin is installed.
+// The documentation as a new user takes it: the programs of README.md and docs/
+// are those of examples/, and they run as they are printed, in a folder where
+// message-engin is installed.
 
 const fs = require('node:fs');
 const http = require('node:http');
 const os = require('node:os');
 const path = require('node:path');
 const { pathToFileURL } = require('node:url');
+const vm = require('node:vm');
 const test = require('ava');
 const { server } = require('..');
 // The code's own word on its defaults, which no caller can see.
@@ -24,19 +26,32 @@ const root = path.join(__dirname, '..');
 const examples = path.join(root, 'examples');
 const read = (...parts) => fs.readFileSync(path.join(root, ...parts), 'utf8');
 
-const readme = read('README.md');
-/** The programs by their names, which stand in bold before them. */
-const programs = new Map(
-  Array.from(
-    readme.matchAll(/\*\*([\w.]+)\*\*:\n\n```\w+\n([^]*?)```\n/g),
-    ([, name, text]) => [name, text],
-  ),
+/** The Markdown files that users read: texts by paths from the root. */
+const documents = new Map(
+  [
+    ...['README.md', 'CHANGELOG.md', 'CONTRIBUTING.md'],
+    ...['bench/README.md', 'fuzz/README.md'],
+    ...fs
+      .readdirSync(path.join(root, 'docs'), { recursive: true })
+      .filter((name) => name.endsWith('.md'))
+      .map((name) => path.posix.join('docs', name.split(path.sep).join('/'))),
+  ].map((name) => [name, read(name)]),
 );
+
+/** The programs by their names, which stand in bold before them. */
+const programs = new Map();
+for (const [document, text] of documents) {
+  const found = text.matchAll(/\*\*([\w.]+)\*\*:\n\n```\w+\n([^]*?)```\n/g);
+  for (const [, name, program] of found) {
+    if (programs.has(name)) throw new Error(`${name} again in ${document}`);
+    programs.set(name, program);
+  }
+}
 
 const rabbit = withRabbit(test);
 
 /**
- * A folder with the README's programs, where packages resolve to those here.
+ * A folder with the programs of the documentation, where packages resolve to those here.
  *
  * @param {import('ava').ExecutionContext} t
  * @param {string} co the package that is installed as `co`
@@ -92,7 +107,7 @@ async function converse(t, port, worker) {
   t.is(worker.stderr, '');
 }
 
-test('the programs of the README are those of examples/', (t) => {
+test('the programs of the documentation are those of examples/', (t) => {
   const files = fs
     .readdirSync(examples, { withFileTypes: true })
     .filter((entry) => entry.isFile())
@@ -103,7 +118,8 @@ test('the programs of the README are those of examples/', (t) => {
 
 /** The rows of a table of options. @param {string} heading */
 function tableOf(heading) {
-  const [, rest] = readme.split(`\n### ${heading}\n`);
+  const options = documents.get('docs/reference/options.md');
+  const [, rest] = options.split(`\n## ${heading}\n`);
   const rows = rest
     .split('\n#')[0]
     .matchAll(/^\| `(\w+)` +\| +(?:`([^`]+)`|required)? +\|/gm);
@@ -182,17 +198,64 @@ test('the tables name every option, with its default', async (t) => {
   t.deepEqual(warnings, []);
 });
 
-test('the links of the README lead somewhere', (t) => {
-  const anchors = Array.from(readme.matchAll(/^#+ (.*)$/gm), ([, title]) =>
-    title
+/** A document without its blocks of code. @param {string} text */
+const proseOf = (text) => text.replace(/^( *)```[^]*?^\1```$/gm, '');
+
+/** The anchors that GitHub gives to headings. @param {string} text */
+function anchorsOf(text) {
+  const anchors = new Set();
+  for (const [, title] of proseOf(text).matchAll(/^#+ (.*)$/gm)) {
+    const slug = title
       .toLowerCase()
       .replace(/[^\w\- ]/g, '')
-      .replaceAll(' ', '-'),
-  );
-  for (const [, target] of readme.matchAll(/\]\(([^)]+)\)/g)) {
-    if (target.startsWith('#'))
-      t.true(anchors.includes(target.slice(1)), target);
-    else t.true(fs.existsSync(path.join(root, target)), target);
+      .replaceAll(' ', '-');
+    let anchor = slug;
+    for (let n = 1; anchors.has(anchor); n += 1) anchor = `${slug}-${n}`;
+    anchors.add(anchor);
+  }
+  return anchors;
+}
+
+for (const [document, text] of documents) {
+  test(`the links of ${document} lead somewhere`, (t) => {
+    for (const [, target] of proseOf(text).matchAll(/\]\(([^)]+)\)/g)) {
+      if (/^https?:/.test(target)) continue;
+      const [file, anchor] = target.split('#');
+      const name = path.posix.join(path.posix.dirname(document), file);
+      const linked = file === '' ? document : name;
+      t.true(fs.existsSync(path.join(root, linked)), target);
+      if (anchor === undefined) continue;
+      t.true(anchorsOf(read(linked)).has(anchor), target);
+    }
+    t.pass();
+  });
+}
+
+test('the guides and the reference are in the index of docs/', (t) => {
+  const index = documents.get('docs/README.md');
+  for (const name of documents.keys()) {
+    if (!/^docs\/(guide|reference)\//.test(name)) continue;
+    t.true(index.includes(`](${path.posix.relative('docs', name)})`), name);
+  }
+});
+
+test('the README is short enough for the page of a registry', (t) => {
+  const text = documents.get('README.md');
+  // npm shows no more than 64 KiB.
+  t.true(Buffer.byteLength(text) < 65_536);
+  t.true(text.split('\n').length <= 200);
+});
+
+test('the JavaScript of the documentation parses', (t) => {
+  for (const [document, text] of documents) {
+    for (const [, code] of text.matchAll(/^```js\n([^]*?)^```$/gm)) {
+      // A script can only be parsed here where it is no ES module.
+      if (/^(import|export) /m.test(code)) continue;
+      t.notThrows(
+        () => new vm.Script(`async () => {${code}}`),
+        `${document}: ${code}`,
+      );
+    }
   }
 });
 
