@@ -7,7 +7,7 @@ module.exports = [
   { ignores: ['binding.js', 'target/', 'fuzz/target/', 'npm/'] },
   js.configs.recommended,
   {
-    files: ['**/*.js'],
+    files: ['**/*.js', '**/*.cjs'],
     languageOptions: {
       ecmaVersion: 2023,
       sourceType: 'commonjs',
@@ -24,7 +24,7 @@ module.exports = [
     },
   },
   {
-    files: ['__test__/jest/**/*.js'],
+    files: ['__test__/jest/**/*.js', '__test__/fixtures/planted/jest/*.js'],
     languageOptions: { globals: globals.jest },
   },
   {

@@ -35,7 +35,7 @@ script(async () => {
   const chosen = wanted.map((name) => path.join(FOLDER, name + SUFFIX));
   const config = path.join(FOLDER, 'ava.config.cjs');
   const total = await suites.runAll({
-    faults: () => suites.ava(env, undefined, ['--config', config, ...chosen]),
+    faults: () => suites.ava(env, { args: ['--config', config, ...chosen] }),
   });
   await rabbit.stop();
   suites.conclude('npm run test:faults', total);

@@ -60,7 +60,7 @@ script(async () => {
     const version = execFileSync(node, ['--version'], { encoding: 'utf8' });
     const PATH = [path.dirname(node), process.env.PATH].join(path.delimiter);
     const env = { ...shareEnv(rabbit), PATH };
-    runs[`ava, Node ${version.trim()}`] = () => suites.ava(env, node);
+    runs[`ava, Node ${version.trim()}`] = () => suites.ava(env, { node });
   }
   const total = await suites.runAll(runs);
   await rabbit.stop();

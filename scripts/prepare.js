@@ -11,6 +11,8 @@ const { run } = require('./lib/run');
 const { step, script, Problem } = require('./lib/steps');
 
 const OLDEST_NODE = 20;
+const INSTALL_LIMIT = 15 * 60_000;
+const BUILD_LIMIT = 60 * 60_000;
 const SOURCES = ['src', 'Cargo.toml', 'Cargo.lock', 'build.rs'];
 const LOCK = 'package-lock.json';
 const INSTALLED = 'node_modules/.package-lock.json';
@@ -59,7 +61,9 @@ async function installPackages() {
     : ['npm'];
   // No package in the lock file needs its install script.
   const args = [...first, 'ci', '--ignore-scripts', '--no-audit', '--no-fund'];
-  const result = await run(command, args, { prefix: '  npm | ' });
+  const result = await run(command, args, {
+    ...{ prefix: '  npm | ', limit: INSTALL_LIMIT },
+  });
   if (!result.ok) throw new Problem('npm ci failed, for the reason above.');
 }
 
@@ -101,7 +105,7 @@ async function buildAddon({ always = false } = {}) {
   const result = await run(
     process.execPath,
     [bin('@napi-rs/cli', 'napi'), ...args],
-    { prefix: '  build | ' },
+    { prefix: '  build | ', limit: BUILD_LIMIT },
   );
   if (!result.ok) {
     throw new Problem('The native addon did not build, for the reason above.');

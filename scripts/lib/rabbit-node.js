@@ -373,6 +373,7 @@ class RabbitNode {
   async remove() {
     this.forget();
     removeFolder(this.folder);
+    sweep(this.installation.temp);
   }
 
   /** The same for a process that is about to exit: nothing may wait. */
