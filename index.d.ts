@@ -53,7 +53,10 @@ export interface Gateway extends TypedEmitter<GatewayEvents> {
 }
 
 export interface GatewayEvents {
-  /** The broker connection is lost; an attempt to restore it follows. */
+  /**
+   * The broker connection is lost; an attempt to restore it follows. Without a
+   * listener the first one is a process warning.
+   */
   reconnecting: [info: Reconnecting];
   /** The broker connection is restored and traffic goes on. */
   ready: [];
@@ -64,11 +67,15 @@ export interface GatewayEvents {
   blocked: [reason: string];
   /** It takes messages again. */
   unblocked: [];
-  /** `messageKeyFn` threw for this message, which reached nobody here. */
+  /**
+   * `messageKeyFn` threw for this message, which reached nobody here. Without a
+   * listener the first one is a process warning.
+   */
   messageKeyError: [error: unknown, message: any, headers: Headers];
   /**
    * `keyFn` or `origins` threw for this request, or `keyFn` left a key or headers
-   * that cannot be used; it was refused.
+   * that cannot be used; it was refused. Without a listener the first one is a
+   * process warning, unless it is a refusal: an error that has a `status`.
    */
   keyError: [error: unknown, request: Request];
   /** `close()` is done. */
@@ -108,6 +115,11 @@ export interface GatewayStats {
   unmatched: number;
   /** Calls of `messageKeyFn` that threw. */
   keyErrors: number;
+  /**
+   * Times that `keyFn` or `origins` failed: it threw an error without a
+   * `status`, or `keyFn` left a key or headers that cannot be used.
+   */
+  keyFnErrors: number;
   /** Messages not sent, to connections that are closing or read too slowly for `wsConf.maxBackpressure`. */
   overflowed: number;
   /** Messages and statuses handed to the broker. */
@@ -185,7 +197,10 @@ export interface ClientEvents {
   status: [status: Status, headers: Headers, info: MessageInfo];
   /** `send` returned false, and there is room again. */
   drain: [];
-  /** The broker connection is lost; an attempt to restore it follows. */
+  /**
+   * The broker connection is lost; an attempt to restore it follows. Without a
+   * listener the first one is a process warning.
+   */
   reconnecting: [info: Reconnecting];
   /** The broker connection is restored and traffic goes on. */
   ready: [];
@@ -199,7 +214,8 @@ export interface ClientEvents {
   /**
    * A message that found no room in twice `mqConf.bufferSize` and was not sent;
    * or, with an `error`, a received one for which a listener failed when it came again, and
-   * which is dropped ('at-least-once' without `deadLetterExchange`).
+   * which is dropped ('at-least-once' without `deadLetterExchange`). Without a
+   * listener the first one is a process warning.
    */
   undeliverable: [
     message: unknown,
@@ -208,7 +224,8 @@ export interface ClientEvents {
   ];
   /**
    * With 'at-least-once': a listener threw or rejected. The message comes again
-   * once (`info.redelivered`); after that it is dead-lettered or dropped.
+   * once (`info.redelivered`); after that it is dead-lettered or dropped. Without
+   * a listener the first one is a process warning.
    */
   listenerError: [
     error: unknown,
@@ -240,6 +257,8 @@ export interface ClientStats {
    * `mqConf.bufferSize`, or that listeners failed for and are dropped.
    */
   undeliverable: number;
+  /** Times that a listener threw or rejected, with 'at-least-once'. */
+  listenerErrors: number;
   /** Times that the broker connection was restored. */
   reconnects: number;
 }

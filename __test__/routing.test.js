@@ -176,7 +176,7 @@ for (const broker of [embedded, rabbitmq]) {
       async (t) => {
         const warnings = [];
         const listen = (warning) => {
-          if (warning.code === 'MESSAGE_ENGIN_KEY_ERROR') {
+          if (warning.code === 'MESSAGE_ENGIN_MESSAGE_KEY_ERROR') {
             warnings.push(warning);
           }
         };

@@ -392,6 +392,7 @@ type StatNames =
   | 'ignoredBinary'
   | 'unmatched'
   | 'keyErrors'
+  | 'keyFnErrors'
   | 'overflowed'
   | 'published'
   | 'buffered'

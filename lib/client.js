@@ -6,7 +6,12 @@ const { Deliveries } = require('./crossing');
 const { startClient } = require('./native');
 const { MessageEnginError, fromNative, textOf } = require('./errors');
 const { Info } = require('./info');
-const { emitLineEvent, safeEmit, safely } = require('./line-events');
+const {
+  emitLineEvent,
+  emitOrWarn,
+  safeEmit,
+  safely,
+} = require('./line-events');
 const { Hearing } = require('./hearing');
 const { Listening } = require('./listening');
 const { encodeHeaders, encodeMessage } = require('./message');
@@ -52,6 +57,7 @@ class Client extends EventEmitter {
     sent: 0,
     sentBytes: 0,
     undeliverable: 0,
+    listenerErrors: 0,
   };
   /**
    * Deliveries that came before whoever waits for init() could add listeners.
@@ -70,7 +76,6 @@ class Client extends EventEmitter {
   #delivering = false;
   /** Null once it does not matter any more. @type {Ear | null} */
   #listening;
-  #listenerErrors = 0;
 
   /** @param {MqConf} [mqConf] */
   constructor(mqConf) {
@@ -115,7 +120,10 @@ class Client extends EventEmitter {
         this.#counters.sentBytes -= Buffer.byteLength(body);
         // A listener may send it again, and must neither be called within its
         // own call nor keep the broker's answers out.
-        setImmediate(() => safeEmit(this, 'undeliverable', message, given));
+        const text = () => this.#refusal().message;
+        setImmediate(() =>
+          emitOrWarn(this, 'undeliverable', text, message, given),
+        );
       },
       () => {
         this.#release();
@@ -302,20 +310,16 @@ class Client extends EventEmitter {
 
   /** @param {import('./listening').Failure} failure */
   #listenerFailed({ error, dropped, values }) {
-    this.#listenerErrors += 1;
-    if (this.listenerCount('listenerError')) {
-      safeEmit(this, 'listenerError', error, ...values);
-    } else if (this.#listenerErrors === 1) {
-      process.emitWarning(
-        `A listener of a client failed: ${textOf(error)}. Its message comes ` +
-          "again once; listen to 'listenerError' to see each one.",
-        { type: 'MessageEnginWarning', code: 'MESSAGE_ENGIN_LISTENER_ERROR' },
-      );
-    }
+    this.#counters.listenerErrors += 1;
+    const failed = () => `A listener of a client failed: ${textOf(error)}`;
+    const text = () =>
+      dropped ? failed() : `${failed()}. The message is delivered once more`;
+    emitOrWarn(this, 'listenerError', text, error, ...values);
     if (!dropped || this.#settings.deadLetterExchange !== null) return;
     this.#counters.undeliverable += 1;
     const [message, headers] = values;
-    safeEmit(this, 'undeliverable', message, headers, error);
+    const lost = () => `${failed()}, a second time. The message is lost`;
+    emitOrWarn(this, 'undeliverable', lost, message, headers, error);
   }
 
   /**

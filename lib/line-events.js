@@ -1,11 +1,20 @@
 'use strict';
 
-const { fromNative, warnOf } = require('./errors');
+const { fromNative, textOf, warnOf } = require('./errors');
+
+/** @typedef {import('node:events').EventEmitter} EventEmitter */
+
+/**
+ * The events that a process warning has stood in for, by emitter.
+ *
+ * @type {WeakMap<EventEmitter, Set<string>>}
+ */
+const warned = new WeakMap();
 
 /**
  * Tells an emitter's listeners what happened to the broker's connection.
  *
- * @param {import('node:events').EventEmitter} emitter
+ * @param {EventEmitter} emitter
  * @param {string} name
  * @param {string} json details of the native side
  */
@@ -13,7 +22,8 @@ function emitLineEvent(emitter, name, json) {
   const details = JSON.parse(json);
   if (details.error) details.error = fromNative(new Error(details.error));
   if (name === 'reconnecting') {
-    safeEmit(emitter, name, details);
+    const text = () => `${textOf(details.error)}; connecting again`;
+    emitOrWarn(emitter, name, text, details);
   } else if (name === 'blocked') {
     safeEmit(emitter, name, details.reason);
   } else if (name === 'failed') {
@@ -32,12 +42,37 @@ function emitLineEvent(emitter, name, json) {
  * Emits, and lets what a listener throws become the uncaught exception that
  * it is, without taking what stands behind it in a batch along.
  *
- * @param {import('node:events').EventEmitter} emitter
+ * @param {EventEmitter} emitter
  * @param {string} name
  * @param {...unknown} values
  */
 function safeEmit(emitter, name, ...values) {
   safely(() => emitter.emit(name, ...values));
+}
+
+/**
+ * Emits an event that reports a failure. Without a listener the first one of
+ * the emitter is a process warning; the later ones are only counted (stats()),
+ * since one cause mostly makes many.
+ *
+ * @param {EventEmitter} emitter
+ * @param {string} name
+ * @param {() => string} text of the warning, without a full stop
+ * @param {...unknown} values
+ */
+function emitOrWarn(emitter, name, text, ...values) {
+  if (emitter.listenerCount(name) > 0) {
+    safeEmit(emitter, name, ...values);
+    return;
+  }
+  const names = warned.get(emitter) ?? new Set();
+  if (names.has(name)) return;
+  warned.set(emitter, names.add(name));
+  const code = name.replace(/[A-Z]/g, '_$&').toUpperCase();
+  process.emitWarning(`${text()}. Listen to '${name}' to see each one.`, {
+    type: 'MessageEnginWarning',
+    code: `MESSAGE_ENGIN_${code}`,
+  });
 }
 
 /** @param {() => unknown} call of somebody else's function */
@@ -51,4 +86,4 @@ function safely(call) {
   }
 }
 
-module.exports = { emitLineEvent, safeEmit, safely };
+module.exports = { emitLineEvent, emitOrWarn, safeEmit, safely };

@@ -13,7 +13,7 @@ const { fromNative, textOf } = require('./errors');
 const { output, takeOver } = require('./handover');
 const { refusalOf } = require('./handshake');
 const { isKey, keysOf, requestKey } = require('./keys');
-const { emitLineEvent, safeEmit } = require('./line-events');
+const { emitLineEvent, emitOrWarn, safeEmit } = require('./line-events');
 const { mqSettings } = require('./mq-options');
 const { Request } = require('./request');
 const { milliseconds } = require('./rules');
@@ -106,6 +106,7 @@ class Gateway extends EventEmitter {
     handshakeTimeout: 0,
   };
   #keyErrors = 0;
+  #keyFnErrors = 0;
   /** @type {import('..').Yieldable<void> | undefined} */
   #closed;
   #draining = false;
@@ -140,6 +141,7 @@ class Gateway extends EventEmitter {
       rejectedByConnectionRate: by.connectionRate,
       rejectedByHandshakeTimeout: by.handshakeTimeout,
       keyErrors: this.#keyErrors,
+      keyFnErrors: this.#keyFnErrors,
     };
   }
 
@@ -215,7 +217,9 @@ class Gateway extends EventEmitter {
     if (!denial) return true;
     this.#rejectedBy[denial.limit] += 1;
     this.#refuse(carrier, denial.rejection);
-    if ('error' in denial) safeEmit(this, 'keyError', denial.error, request);
+    if ('error' in denial) {
+      this.#keyFailed('wsConf.origins threw', denial.error, request);
+    }
     return false;
   }
 
@@ -264,7 +268,7 @@ class Gateway extends EventEmitter {
       // The request is keyFn's to write to: it can throw wherever it is read.
       this.#settled(carrier);
       carrier.destroy();
-      safeEmit(this, 'keyError', error, request);
+      this.#keyFailed('An upgrade failed', error, request);
     }
   }
 
@@ -274,19 +278,40 @@ class Gateway extends EventEmitter {
    *   | { arrival?: undefined, rejection: import('./request').Rejection }>}
    */
   async #answerTo(request) {
+    let asked = false;
     try {
       const key = await this.#askKey(request);
+      asked = true;
       if (request.rejection) return { rejection: request.rejection };
       if (!key) return { rejection: NO_KEY };
       if (!isKey(key)) {
         const what = `wsConf.keyFn returned ${shown(key)}, which is no key`;
-        throw Object.assign(new TypeError(what), NO_KEY);
+        const { reason } = NO_KEY;
+        throw Object.assign(new TypeError(what), { reason });
       }
       return { arrival: arrivalOf(request, key) };
     } catch (error) {
-      safeEmit(this, 'keyError', error, request);
-      return { rejection: request.rejection ?? rejectionOf(error) };
+      const rejection = request.rejection ?? rejectionOf(error);
+      // An error with a status, or after request.reject(), is keyFn's answer
+      // and no failure: it is told, but neither counted nor warned of.
+      if (!asked && (request.rejection || isRefusal(error))) {
+        safeEmit(this, 'keyError', error, request);
+      } else {
+        this.#keyFailed('wsConf.keyFn failed', error, request);
+      }
+      return { rejection };
     }
+  }
+
+  /**
+   * @param {string} what
+   * @param {unknown} error
+   * @param {KeyRequest} request
+   */
+  #keyFailed(what, error, request) {
+    this.#keyFnErrors += 1;
+    const text = () => `${what}: ${textOf(error)}. The upgrade was refused`;
+    emitOrWarn(this, 'keyError', text, error, request);
   }
 
   /**
@@ -337,7 +362,7 @@ class Gateway extends EventEmitter {
     try {
       return request.acceptResponse(protocol, origin);
     } catch (error) {
-      safeEmit(this, 'keyError', error, request);
+      this.#keyFailed('An upgrade failed', error, request);
       return { rejection: { status: 500 } };
     }
   }
@@ -378,15 +403,9 @@ class Gateway extends EventEmitter {
       return keysOf(key);
     } catch (error) {
       this.#keyErrors += 1;
-      if (this.listenerCount('messageKeyError')) {
-        safeEmit(this, 'messageKeyError', error, message, headers);
-      } else if (this.#keyErrors === 1) {
-        process.emitWarning(
-          `wsConf.messageKeyFn threw: ${textOf(error)}. ` +
-            "The message is lost; listen to 'messageKeyError' to see each one.",
-          { type: 'MessageEnginWarning', code: 'MESSAGE_ENGIN_KEY_ERROR' },
-        );
-      }
+      const text = () =>
+        `wsConf.messageKeyFn threw: ${textOf(error)}. The message is lost`;
+      emitOrWarn(this, 'messageKeyError', text, error, message, headers);
       return null;
     }
   };
@@ -399,6 +418,19 @@ class Gateway extends EventEmitter {
    */
   _output(id, what, bytes) {
     output(this.#bridges, id, what, bytes);
+  }
+}
+
+/**
+ * Whether keyFn threw it in order to refuse the request: it has a status.
+ *
+ * @param {unknown} error
+ */
+function isRefusal(error) {
+  try {
+    return Boolean(Object(error).status);
+  } catch {
+    return false;
   }
 }
 
