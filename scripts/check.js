@@ -2,7 +2,11 @@
 
 // npm run check: everything but the tests that says whether a change is sound.
 
-const { bin } = require('./lib/project');
+const fs = require('node:fs');
+const os = require('node:os');
+const path = require('node:path');
+const { writeMain } = require('./lib/packages');
+const { bin, which } = require('./lib/project');
 const { run } = require('./lib/run');
 const { step, script, Problem } = require('./lib/steps');
 const { buildAddon, checkTools, installPackages } = require('./prepare');
@@ -49,6 +53,30 @@ async function bindingIsCommitted() {
   return (await git('diff', '--exit-code', '--', file)).ok;
 }
 
+/** The main package as it is published: its manifest, exports and types. */
+async function packageIsSound() {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'message-engin-check-'));
+  try {
+    writeMain(folder);
+    const publint = tool('publint', 'publint', '--strict', folder);
+    const attw = tool('@arethetypeswrong/cli', 'attw', '--pack', folder);
+    return (await publint()) && (await attw());
+  } finally {
+    fs.rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** Advisories are the workflow's to check: their database is on the network. */
+async function cratesAreAllowed() {
+  if (!which(process.platform === 'win32' ? 'cargo-deny.exe' : 'cargo-deny')) {
+    step(
+      'cargo deny: NOT CHECKED, since it is not installed (cargo install cargo-deny)',
+    );
+    return true;
+  }
+  return cargo('deny', 'check', 'licenses', 'bans', 'sources')();
+}
+
 /** @type {Record<string, () => Promise<boolean>>} */
 const CHECKS = {
   prettier: tool('prettier', 'prettier', '--check', '.'),
@@ -61,6 +89,8 @@ const CHECKS = {
     ...['--', '-D', 'warnings'],
   ),
   'binding.d.ts is up to date': bindingIsCommitted,
+  'publint and attw': packageIsSound,
+  'cargo deny': cratesAreAllowed,
 };
 
 script(async () => {

@@ -6,7 +6,7 @@
 
 const fs = require('node:fs');
 const path = require('node:path');
-const { bin, root, which } = require('./lib/project');
+const { bin, npmCommand, root, which } = require('./lib/project');
 const { run } = require('./lib/run');
 const { step, script, Problem } = require('./lib/steps');
 
@@ -54,11 +54,7 @@ function packagesAreCurrent() {
 async function installPackages() {
   if (packagesAreCurrent()) return;
   step('installing the npm packages');
-  // npm says where it is to what it runs; so this works without npm on PATH.
-  const npm = process.env.npm_execpath;
-  const [command, ...first] = npm?.endsWith('.js')
-    ? [process.execPath, npm]
-    : ['npm'];
+  const [command, ...first] = npmCommand();
   // No package in the lock file needs its install script.
   const args = [...first, 'ci', '--ignore-scripts', '--no-audit', '--no-fund'];
   const result = await run(command, args, {

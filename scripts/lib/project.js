@@ -55,6 +55,17 @@ function which(command, folders = []) {
   return null;
 }
 
+/**
+ * The command that runs npm, also where it is not on PATH: npm tells what it
+ * runs where it is itself.
+ *
+ * @returns {string[]}
+ */
+function npmCommand() {
+  const npm = process.env.npm_execpath;
+  return npm?.endsWith('.js') ? [process.execPath, npm] : ['npm'];
+}
+
 const isRoot = () => process.getuid?.() === 0;
 
-module.exports = { root, bin, cacheDir, which, isRoot };
+module.exports = { root, bin, cacheDir, npmCommand, which, isRoot };
