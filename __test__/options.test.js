@@ -194,6 +194,131 @@ for (const [option, value, given = value] of BAD_WS) {
   });
 }
 
+// What is wrong, and what would be right.
+const FAULTS = [
+  ['mqConf', 'amqp://localhost', /got a string: give a url as \{ url \}$/],
+  ['mqConf.host', { host: 'amqp://localhost' }, /got a url: .*mqConf\.url/],
+  ['mqConf.host', { host: 'a.example,b.example' }, /hosts as an array/],
+  ['mqConf.url', { url: 'localhost:5672' }, /scheme/],
+  ['mqConf.url', { url: 'http://localhost' }, /scheme/],
+  ['mqConf.url', { url: '"amqp://localhost"' }, /quotation mark/],
+  ['mqConf.url', { url: 'amqp:localhost' }, /'\/\/' is missing/],
+  ['mqConf.url', { url: 'memory://a/b' }, /'memory:' has a name at most/],
+  ['mqConf.url', { url: 'amqp://h:0' }, /port is no integer/],
+  ['mqConf.url', { url: 'amqp://h:99999' }, /port is no integer/],
+  ['mqConf.url', { url: 'amqp://me:pw@h:x' }, /port is no integer/],
+  ['mqConf.url', { url: 'amqp://me:pw@' }, /host is neither/],
+  ['mqConf.url', { url: 'amqp://a b' }, /host is neither/],
+  ['mqConf.url', { url: 'amqp://[::1' }, /host is neither/],
+  ['mqConf.url', { url: 'amqp://a,b' }, /array in mqConf\.host/],
+  ['mqConf.url', { url: 'amqp://a:1,b:2' }, /array in mqConf\.host/],
+  ['mqConf.url', { url: 'amqp://h/%zz' }, /vhost holds a '%'/],
+  ['mqConf.url', { url: `amqp://h/${'x'.repeat(256)}` }, /vhost has more than/],
+  ['mqConf.url', { url: 'amqp://h/v#1' }, /'#'.*'%23'/],
+  ['mqConf.deadLetterExchange', { deadLetterExchange: 'd' }, /at-least-once/],
+  ['wsConf.httpServer', { httpServer: () => {} }, /createServer\(app\)/],
+  [
+    'wsConf.httpServer',
+    { httpServer: { callback() {}, listen() {} } },
+    /createServer\(app\.callback\(\)\)/,
+  ],
+  [
+    'wsConf.httpServer',
+    { httpServer: { server: http.createServer() } },
+    /property server/,
+  ],
+  [
+    'wsConf.httpServer',
+    { httpServer: undefined, httpserver: http.createServer() },
+    /but 'httpserver'\. Did you mean 'httpServer'\?$/,
+  ],
+  ['wsConf.origins', { origins: [] }, /leave it out/],
+  ['wsConf.origins', { origins: ['https://a.example', '*'] }, /: entry 1 is/],
+  ['wsConf.origins', { origins: [/a/] }, /: entry 0 is an object.*function/],
+  [
+    'wsConf.origins',
+    { origins: ['a.example'] },
+    /: entry 0 \('a\.example'\) has no scheme/,
+  ],
+  [
+    'wsConf.origins',
+    { origins: ['null', 'https://a.example/chat'] },
+    /: entry 1 .* after the host; the origin is 'https:\/\/a\.example'$/,
+  ],
+  ['wsConf.origins', { origins: ['https://*.example'] }, /first label/],
+  ['wsConf.origins', { origins: ['https://'] }, /no host/],
+  ['wsConf.origins', { origins: ['https://a b'] }, /space/],
+  ['wsConf.origins', { origins: ['https://a:x'] }, /port that cannot be/],
+  ['wsConf.origins', { origins: ['https://me:pa@a.example'] }, /0 holds a log/],
+  ['wsConf.key', { key: {} }, /one field, got none/],
+  ['wsConf.key', { key: { header: 'a', query: 'b' } }, /one field, got 2/],
+  ['wsConf.key', { key: { cookies: 'a' } }, /Did you mean 'cookie'\?$/],
+  ['wsConf.key', { key: { json: '/a' } }, /none of header, query, cookie/],
+  ['wsConf.key', { key: { header: '' } }, /header: expected a non-empty/],
+  ['wsConf.key', { key: { template: 'a' } }, /no placeholder/],
+  ['wsConf.key', { key: { template: '{query:a}}' } }, /outside of/],
+  [
+    'wsConf.key',
+    { key: { template: '{qeury:a}' } },
+    /template: 'qeury' is none of .*Did you mean 'query'\?$/,
+  ],
+  ['wsConf.messageKey', { messageKey: { json: 'to' } }, /slash: '\/to'$/],
+  ['wsConf.messageKey', { messageKey: { json: '$.a.b' } }, /slash: '\/a\/b'$/],
+  ['wsConf.messageKey', { messageKey: { json: '/a~b' } }, /'~0'/],
+  [
+    'wsConf.messageKey',
+    { messageKey: { template: '{json:to}' } },
+    /template: json: .* slash: '\/to'$/,
+  ],
+  [
+    'wsConf.connectionRate',
+    { connectionRate: { perSecond: 5, burts: 10 } },
+    /'burts' is none of its fields\. Did you mean 'burst'\?$/,
+  ],
+];
+
+for (const [option, conf, text] of FAULTS) {
+  test(`what is wrong with ${option} ${inspect(conf)}`, async (t) => {
+    const isMq = option.startsWith('mqConf');
+    const httpServer = http.createServer();
+    // A declared key stands in the place of its function.
+    const functions = { ...usual };
+    for (const key of ['key', 'messageKey']) {
+      if (Object(conf)[key]) delete functions[`${key}Fn`];
+    }
+    const error = await t.throwsAsync(
+      server.start(
+        isMq ? conf : embedded.settings(),
+        isMq ? { ...usual, httpServer } : { ...functions, httpServer, ...conf },
+      ),
+      { instanceOf: OptionError, message: text },
+    );
+    t.is(error.option, option);
+  });
+}
+
+const ENCODE = /encodeURIComponent, or give mqConf\.login and mqConf\.password/;
+
+for (const password of ['a/b', 'a?b', 'a#b', 'a%b', '12/b', '12#b', '[a/b']) {
+  test(`a url with the password ${password}, not encoded`, (t) => {
+    for (const url of [
+      `amqp://me:${SECRET}${password}@broker.example/v`,
+      `amqp://m@e:${SECRET}${password}@broker.example/v`,
+      `amqp://me:${password}@broker.example/v`,
+    ]) {
+      const error = t.throws(() => new Client({ url }), {
+        instanceOf: OptionError,
+      });
+      t.is(error.option, 'mqConf.url');
+      t.regex(error.message, ENCODE);
+      const [text] = inspect(error).split('\n    at ');
+      for (const part of [SECRET, password, 'broker.example']) {
+        t.false(text.includes(part), text);
+      }
+    }
+  });
+}
+
 test('each option has something that it cannot be', (t) => {
   const outer = (rows) => new Set(rows.map(([name]) => name.split('.')[0]));
   t.deepEqual([...outer(BAD_MQ)].sort(), optionNames('MqConf').sort());
@@ -254,6 +379,51 @@ forEachBroker(test, 'unknown options are a warning', async (t, broker) => {
     t.is(code, 'MESSAGE_ENGIN_UNKNOWN_OPTION');
     t.false(message.includes(SECRET));
   }
+});
+
+test.serial('an option that is nearly known is asked after', async (t) => {
+  const warnings = [];
+  const listener = ({ message }) => warnings.push(message);
+  process.on('warning', listener);
+  t.teardown(() => process.removeListener('warning', listener));
+  const typos = {
+    vhots: 'vhost',
+    hostname: 'host',
+    user: 'login',
+    tls: 'ssl',
+    'ssl.cafile': 'caFile',
+    hearbeat: 'heartbeat',
+    receive_queue: 'receiveQueue',
+    somethingElse: undefined,
+  };
+  new Client({
+    ...{ vhots: 'v', hostname: 'h', user: 'u', tls: {}, hearbeat: 1 },
+    ...{ receive_queue: 'q', somethingElse: 1 },
+    ssl: { enabled: false, cafile: 'ca.pem' },
+  });
+  const wsTypos = {
+    maxReceivedFramesize: 'maxReceivedFrameSize',
+    keepAlive: 'keepalive',
+    'messageRate.message': 'messages',
+    username: undefined,
+  };
+  const gateway = await server.start(embedded.settings(), {
+    ...usual,
+    httpServer: http.createServer(),
+    ...{ maxReceivedFramesize: 1, keepAlive: true, username: 'u' },
+    messageRate: { bytes: 1, message: 1 },
+  });
+  await gateway.close();
+  const wanted = [
+    ...Object.entries(typos).map(([name, near]) => [`mqConf.${name}`, near]),
+    ...Object.entries(wsTypos).map(([name, near]) => [`wsConf.${name}`, near]),
+  ];
+  for (const [name, near] of wanted) {
+    const question = near ? `. Did you mean '${near}'?` : '';
+    const text = `${name} is not an option of message-engin and is ignored`;
+    await until(() => warnings.includes(`${text}${question}`));
+  }
+  t.pass();
 });
 
 forEachBroker(

@@ -3,7 +3,8 @@
 // Who may ask for a key at all: what wsConf says about upgrades before keyFn
 // hears of them.
 
-const { isFunction } = require('./checks');
+const { isFunction, typeName } = require('./checks');
+const { didYouMean } = require('./near-name');
 
 /**
  * @typedef {import('./request').Rejection} Rejection
@@ -161,6 +162,20 @@ function rateOf(value) {
 }
 
 /**
+ * What is wrong with a wsConf.connectionRate that cannot be understood.
+ *
+ * @param {any} value
+ * @returns {string | undefined}
+ */
+function rateFault(value) {
+  const known = ['perSecond', 'burst'];
+  const name = Object.keys(Object(value)).find((each) => !known.includes(each));
+  return typeof value === 'object' && name !== undefined
+    ? `'${name}' is none of its fields${didYouMean(name, known)}`
+    : undefined;
+}
+
+/**
  * Reads wsConf.origins.
  *
  * @param {any} value
@@ -171,8 +186,9 @@ function originsOf(value) {
   if (value === null || isFunction(value)) return value;
   // An empty list is the mistake of whoever fills it, not a wish for nobody.
   if (!Array.isArray(value) || value.length === 0) return undefined;
-  const known = new Set(value.map(canonicalOrigin));
-  if (known.has(undefined)) return undefined;
+  const read = value.map(readOrigin);
+  if (read.some(({ fault }) => fault !== undefined)) return undefined;
+  const known = new Set(read.map((entry) => entry.origin));
   return {
     includes(origin) {
       const text = origin.toLowerCase();
@@ -184,23 +200,65 @@ function originsOf(value) {
 const FIRST_LABEL = /^([a-z][a-z0-9+.-]*:\/\/)[^.*:/[\]]+\./;
 
 /**
+ * What is wrong with a wsConf.origins that cannot be understood: the first
+ * entry of which that can be said.
+ *
+ * @param {any} value
+ * @returns {string | undefined}
+ */
+function originsFault(value) {
+  if (!Array.isArray(value)) return undefined;
+  if (value.length === 0) {
+    return 'an empty array would refuse all web pages; to let all connect, leave it out';
+  }
+  const read = value.map(readOrigin);
+  const index = read.findIndex(({ fault }) => fault !== undefined);
+  return `entry ${index} ${read[index].fault}`;
+}
+
+/**
  * An origin as browsers write it (RFC 6454, section 6.2): in lower case and
  * ASCII, without the usual port.
  *
- * @param {unknown} origin
- * @returns {string | undefined} undefined when it is none
+ * @param {unknown} entry
+ * @returns {{ origin: string, fault?: undefined } | { origin?: undefined, fault: string }}
  */
-function canonicalOrigin(origin) {
-  if (origin === 'null') return origin;
-  if (typeof origin !== 'string') return undefined;
-  const [, scheme, host] =
-    /^([a-z][a-z0-9+.-]*):\/\/([^\s/?#@\\]+)$/i.exec(origin) ?? [];
-  // A wildcard stands for one whole label, and not for a whole domain's.
-  if (!host || /\*/.test(host.replace(/^\*\.(?=[^.]+\.[^.])/, ''))) {
-    return undefined;
+function readOrigin(entry) {
+  if (entry === 'null') return { origin: entry };
+  if (typeof entry !== 'string') {
+    return {
+      fault: `is ${typeName(entry)}, not a string. To decide otherwise, give a function in place of the array`,
+    };
   }
-  if (!/^https?$/i.test(scheme)) return origin.toLowerCase();
-  return URL.canParse(origin) ? new URL(origin).origin : undefined;
+  if (entry === '*') {
+    return { fault: "is '*'; to let all web pages connect, leave origins out" };
+  }
+  // It may hold a password, so it does not go into the text.
+  if (entry.includes('@'))
+    return { fault: 'holds a login, which no origin has' };
+  const shown = `'${entry}'`;
+  const [, scheme, rest] = /^([a-z][a-z0-9+.-]*):\/\/(.*)$/is.exec(entry) ?? [];
+  if (scheme === undefined) {
+    return { fault: `(${shown}) has no scheme, such as 'https://'` };
+  }
+  if (/\s/.test(rest)) return { fault: `(${shown}) holds a space` };
+  const [host] = rest.split(/[/?#\\]/, 1);
+  if (!host) return { fault: `(${shown}) has no host` };
+  if (host !== rest) {
+    return {
+      fault: `(${shown}) goes on after the host; the origin is '${scheme}://${host}'`,
+    };
+  }
+  // A wildcard stands for one whole label, and not for a whole domain's.
+  if (host.replace(/^\*\.(?=[^.]+\.[^.])/, '').includes('*')) {
+    return {
+      fault: `(${shown}) has its '*' in another place than 'https://*.a.example': it stands for the whole first label, and two labels must follow`,
+    };
+  }
+  if (!/^https?$/i.test(scheme)) return { origin: entry.toLowerCase() };
+  return URL.canParse(entry)
+    ? { origin: new URL(entry).origin }
+    : { fault: `(${shown}) has a host or a port that cannot be` };
 }
 
-module.exports = { Admission, originsOf, rateOf };
+module.exports = { Admission, originsFault, originsOf, rateFault, rateOf };

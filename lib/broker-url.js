@@ -4,7 +4,7 @@
 // name.
 
 const { isIPv6 } = require('node:net');
-const { isPort, isText, warn } = require('./checks');
+const { MAX_PORT, isPort, isText, warn } = require('./checks');
 const { OptionError } = require('./errors');
 
 const URL_FORMS =
@@ -13,75 +13,146 @@ const URL_FORMS =
 // A short string (AMQP 0-9-1, 4.2.5).
 const MAX_VHOST = 255;
 
+const ENCODE =
+  'encode it with encodeURIComponent, or give mqConf.login and mqConf.password ' +
+  'in place of it';
+
 /**
  * The settings that a url holds; what it leaves out is left out here too.
  * The vhost is the whole path after its first '/', as in node-amqp.
  *
- * @param {string} text
+ * @param {string} given
  * @returns {Record<string, unknown>}
  * @throws {OptionError} without any part of the url, which may hold a password
  */
-function readUrl(text) {
-  /** @type {Record<string, unknown> | null} */
-  let settings;
-  try {
-    const url = new URL(text);
-    settings =
-      url.protocol === 'memory:' ? memoryFromUrl(url) : brokerFromUrl(url);
-  } catch {
-    // Neither URL's errors nor those of decodeURIComponent may pass: they
-    // carry their input.
-    settings = null;
-  }
-  if (!settings) {
-    throw new OptionError('mqConf.url', `expected ${URL_FORMS}`);
-  }
+function readUrl(given) {
+  // As URL does.
+  const text = given.trim();
+  const [, scheme, slashes] = /^([a-z][a-z0-9+.-]*):(\/\/)?/i.exec(text) ?? [];
+  const settings = /^memory$/i.test(scheme)
+    ? memoryFromUrl(text)
+    : brokerFromUrl(text, scheme, slashes !== undefined);
   return Object.fromEntries(
     Object.entries(settings).filter(([, value]) => value !== ''),
   );
 }
 
-/** @param {URL} url */
-function memoryFromUrl(url) {
-  const memoryName = decodeURIComponent(url.hostname);
+/** @param {string} text */
+function memoryFromUrl(text) {
+  const url = parsed(text);
+  const memoryName = url && decoded(url.hostname);
   // Anything beyond the name would be lost in silence.
-  const plain = ['memory:', `memory://${url.hostname}`].includes(
-    url.href.replace(/\/+$/, ''),
-  );
-  return plain ? { kind: 'memory', memoryName } : null;
+  const plain =
+    url &&
+    ['memory:', `memory://${url.hostname}`].includes(
+      url.href.replace(/\/+$/, ''),
+    );
+  if (!plain || memoryName === null) {
+    throw wrong("'memory:' has a name at most: 'memory://name'");
+  }
+  return { kind: 'memory', memoryName };
 }
 
-/** @param {URL} url */
-function brokerFromUrl(url) {
-  const tls = url.protocol === 'amqps:';
-  const slashes = url.href.startsWith(`${url.protocol}//`);
-  const host = decodeURIComponent(url.hostname);
+/**
+ * @param {string} text
+ * @param {string | undefined} scheme
+ * @param {boolean} hasSlashes
+ */
+function brokerFromUrl(text, scheme, hasSlashes) {
+  if (/^["']/.test(text)) throw wrong('it begins with a quotation mark');
+  if (!/^amqps?$/i.test(scheme ?? '')) {
+    throw wrong("its scheme is none of 'amqp', 'amqps' and 'memory'");
+  }
+  if (!hasSlashes) throw wrong("'//' is missing after its scheme");
+  const url = parsed(text);
+  // What is not encoded ends the login or the password early, and the rest is
+  // taken for another part: '@' is then behind the host.
+  const [, authority, rest] = /** @type {RegExpExecArray} */ (
+    /^\w+:\/\/([^/?#]*)(.*)$/s.exec(text)
+  );
+  if (!authority.includes('@') && rest.includes('@')) {
+    throw wrong(
+      "it holds an '@' behind a '/', '?' or '#': if these are parts of a login " +
+        `or password, ${ENCODE}; in a vhost, encode the '@' as '%40'`,
+    );
+  }
+  if (!url) throw wrong(authorityFault(authority));
+  const host = decoded(url.hostname);
+  if (host === null || !(host === '' || parseHost(host))) {
+    throw wrong(hostFault(url.hostname));
+  }
   const port = url.port && Number(url.port);
-  const vhost = decodeURIComponent(url.pathname.slice(1));
-  if (
-    !(tls || url.protocol === 'amqp:') ||
-    !slashes ||
-    // A '#' that is not encoded would cut off most of the url unseen.
-    url.hash ||
-    !(port === '' || isPort(port)) ||
-    !(host === '' || parseHost(host)) ||
-    !isText(vhost, MAX_VHOST)
-  ) {
-    return null;
+  if (!(port === '' || isPort(port))) throw wrong(PORT_FAULT);
+  if (url.hash) {
+    throw wrong("it holds a '#', which is to be encoded as '%23'");
+  }
+  const [login, password, vhost] = [
+    ['login', url.username],
+    ['password', url.password],
+    ['vhost', url.pathname.slice(1)],
+  ].map(([part, encoded]) => {
+    const value = decoded(encoded);
+    if (value !== null) return value;
+    const way = part === 'vhost' ? 'encode it with encodeURIComponent' : ENCODE;
+    throw wrong(`its ${part} holds a '%' that encodes nothing: ${way}`);
+  });
+  if (!isText(vhost, MAX_VHOST)) {
+    throw wrong(`its vhost has more than ${MAX_VHOST} bytes`);
   }
   if (url.search) {
     warn(
       'The query of mqConf.url is not known to message-engin and is ignored',
     );
   }
-  return {
-    ssl: { enabled: tls },
-    host,
-    port,
-    vhost,
-    login: decodeURIComponent(url.username),
-    password: decodeURIComponent(url.password),
-  };
+  const ssl = { enabled: url.protocol === 'amqps:' };
+  return { ssl, host, port, vhost, login, password };
+}
+
+const PORT_FAULT = `its port is no integer from 1 to ${MAX_PORT}`;
+
+/**
+ * What is wrong with an authority that no url can have.
+ *
+ * @param {string} authority
+ */
+function authorityFault(authority) {
+  const place = authority.slice(authority.lastIndexOf('@') + 1);
+  const isSeveral = place.includes(',') && place.split(',').every(parseHost);
+  const [, host, port] = /^(\[[^\]]*\]|[^:[]*)(?::(.*))?$/s.exec(place) ?? [];
+  if (isSeveral || !host) return hostFault(place);
+  const isNumber = port === undefined || /^\d*$/.test(port);
+  if (isNumber && Number(port ?? 1) <= MAX_PORT) return hostFault(host);
+  // 'login:password/...' reads as host and port.
+  return isNumber
+    ? PORT_FAULT
+    : `${PORT_FAULT} (if it is a part of a password: ${ENCODE})`;
+}
+
+/** @param {string} host */
+function hostFault(host) {
+  return host.includes(',')
+    ? 'it has several hosts: give them as an array in mqConf.host'
+    : 'its host is neither a name nor an address';
+}
+
+/** @param {string} text */
+function parsed(text) {
+  // URL's errors carry their input.
+  return URL.canParse(text) ? new URL(text) : null;
+}
+
+/** @param {string} text */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return null;
+  }
+}
+
+/** @param {string} fault */
+function wrong(fault) {
+  return new OptionError('mqConf.url', `expected ${URL_FORMS}, but ${fault}`);
 }
 
 /**
@@ -94,7 +165,7 @@ function parseHost(text) {
   if (!isText(text)) return null;
   if (isIPv6(text)) return { host: text };
   const parts =
-    /^(?:\[(?<ipv6>[^\]]+)\]|(?<name>[^\s\p{Cc}:/@?#|\\[\]]+))(?::(?<port>\d+))?$/u.exec(
+    /^(?:\[(?<ipv6>[^\]]+)\]|(?<name>[^\s\p{Cc}:/@?#|\\[\],]+))(?::(?<port>\d+))?$/u.exec(
       text,
     )?.groups;
   if (!parts || (parts.ipv6 && !isIPv6(parts.ipv6))) return null;

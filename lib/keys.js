@@ -1,7 +1,8 @@
 'use strict';
 
-const { isText } = require('./checks');
+const { isObject, isText, shown } = require('./checks');
 const { parseCookies } = require('./cookies');
+const { didYouMean } = require('./near-name');
 
 /**
  * Parts of a declared key; those of messages as the native side reads them.
@@ -86,6 +87,63 @@ function parts(spec, kinds) {
   return isMistaken || end === 0 ? null : found;
 }
 
+/** @param {any} spec what messageKeyParts did not understand */
+function messageKeyFault(spec) {
+  return partsFault(spec, ['header', 'json']);
+}
+
+/** @param {any} spec what requestKeyParts did not understand */
+function requestKeyFault(spec) {
+  return partsFault(spec, ['header', 'query', 'cookie']);
+}
+
+/**
+ * What is wrong with a declared key that is not understood.
+ *
+ * @param {any} spec
+ * @param {string[]} kinds
+ * @returns {string | undefined}
+ */
+function partsFault(spec, kinds) {
+  if (!isObject(spec)) return undefined;
+  const names = Object.keys(spec);
+  if (names.length !== 1) {
+    return `expected one field, got ${names.length || 'none'}; a template joins several parts`;
+  }
+  const [kind] = names;
+  const value = spec[kind];
+  const known = [...kinds, 'template'];
+  if (!known.includes(kind)) {
+    return `'${kind}' is none of ${known.join(', ')}${didYouMean(kind, known)}`;
+  }
+  if (!isText(value) || value === '') {
+    return `${kind}: expected a non-empty string, got ${shown(value)}`;
+  }
+  if (kind === 'json') return pointerFault(value);
+  if (kind !== 'template') return undefined;
+  const placeholders = [...value.matchAll(PLACEHOLDER)];
+  for (const [, inner, name] of placeholders) {
+    if (!kinds.includes(inner)) {
+      return `template: '${inner}' is none of ${kinds.join(', ')}${didYouMean(inner, kinds)}`;
+    }
+    const fault = inner === 'json' && pointerFault(name);
+    if (fault) return `template: ${fault}`;
+  }
+  return placeholders.length === 0
+    ? `template: there is no placeholder, such as '{${kinds[0]}:name}', so that the key would always be the same`
+    : "template: there is a '{' or '}' outside of placeholders";
+}
+
+/** @param {string} pointer */
+function pointerFault(pointer) {
+  if (pointerTokens(pointer) !== null) return undefined;
+  // It may have been written as JSONPath or as code.
+  const path = pointer.replace(/^\$?\.?/, '').replaceAll('.', '/');
+  return pointer.startsWith('/')
+    ? "json: in a JSON pointer '~' is written '~0', and '/' in a name '~1'"
+    : `json: a JSON pointer starts with a slash: '/${path}'`;
+}
+
 /**
  * The reference tokens of a JSON pointer (RFC 6901).
  *
@@ -163,7 +221,9 @@ function isKey(key) {
 module.exports = {
   isKey,
   keysOf,
+  messageKeyFault,
   messageKeyParts,
   requestKey,
+  requestKeyFault,
   requestKeyParts,
 };

@@ -12,6 +12,7 @@ const {
   isPort,
   isText,
   plainJson,
+  shown,
   warn,
 } = require('./checks');
 const { OptionError } = require('./errors');
@@ -132,6 +133,7 @@ const mqRules = {
       Array.isArray(value)
         ? value.length > 0 && value.every((host) => parseHost(host) !== null)
         : parseHost(value) !== null,
+    faultOf: hostFault,
   },
   port: {
     expected: `an integer from 1 to ${MAX_PORT}`,
@@ -213,6 +215,22 @@ const mqRules = {
   messageExchange: name('messageExchange'),
   messageQueue: name('messageQueue', MAX_NAME_STEM),
 };
+
+/**
+ * What is wrong with a host that cannot be one.
+ *
+ * @param {any} value
+ * @returns {string | undefined}
+ */
+function hostFault(value) {
+  const wrong = [value].flat().find((host) => parseHost(host) === null);
+  if (typeof wrong !== 'string') return undefined;
+  // A url may hold a password, so its text does not go into the error.
+  if (wrong.includes('://')) return 'got a url: give it as mqConf.url';
+  return wrong.includes(',') && !wrong.includes('@')
+    ? `got ${shown(wrong)}: give several hosts as an array`
+    : undefined;
+}
 
 /**
  * Checks mqConf and fills in what it leaves out.

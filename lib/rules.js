@@ -11,16 +11,19 @@ const {
   warn,
 } = require('./checks');
 const { OptionError } = require('./errors');
+const { didYouMean, nearName } = require('./near-name');
 
 /**
- * What one option may be. `expected` completes 'expected ...' in an error;
- * `secret` keeps the value out of it; `to` makes a setting of a value that
+ * What one option may be. `expected` completes 'expected ...' in an error, and
+ * `faultOf` says in place of that what is wrong with a value that does not fit,
+ * where it can; `secret` keeps the value out of it; `to` makes a setting of a value that
  * fits; `fields` are the rules of an object's own options; `checkedOnly`
  * options make no setting.
  *
  * @typedef {object} Rule
  * @property {string} expected
  * @property {(value: any) => boolean} fits
+ * @property {(value: any) => string | undefined} [faultOf]
  * @property {(value: any) => unknown} [to]
  * @property {unknown} [fallback]
  * @property {Record<string, Rule>} [fields]
@@ -156,7 +159,14 @@ function defaultsOf(rules) {
  */
 function check(conf, label, rules) {
   if (!isObject(conf)) {
-    throw new OptionError(label, `expected an object, got ${typeName(conf)}`);
+    const way =
+      'url' in rules && typeof conf === 'string'
+        ? ': give a url as { url }'
+        : '';
+    throw new OptionError(
+      label,
+      `expected an object, got ${typeName(conf)}${way}`,
+    );
   }
   /** @type {Record<string, any>} */
   const given = {};
@@ -171,10 +181,14 @@ function check(conf, label, rules) {
     }
     if (value === undefined && (!rule.required || alternative)) continue;
     if (!rule.fits(value)) {
+      const text =
+        value === undefined
+          ? `expected ${rule.expected}${misspelled(conf, option, rules)}`
+          : rule.faultOf?.(value);
       const got = rule.secret ? typeName(value) : shown(value);
       throw new OptionError(
         `${label}.${option}`,
-        `expected ${rule.expected}, got ${got}`,
+        text ?? `expected ${rule.expected}, got ${got}`,
       );
     }
     if (rule.checkedOnly) continue;
@@ -189,11 +203,33 @@ function check(conf, label, rules) {
           : value;
   }
   // Not Object.keys: configurations are made with Object.create(defaults) too.
+  const known = Object.keys(rules);
   for (const option in conf) {
     if (conf[option] === undefined || Object.hasOwn(rules, option)) continue;
-    warn(`${label}.${option} is not an option of message-engin and is ignored`);
+    warn(
+      `${label}.${option} is not an option of message-engin and is ignored` +
+        didYouMean(option, known),
+    );
   }
   return given;
+}
+
+/**
+ * What an error of a missing option says when a name like it is there.
+ *
+ * @param {any} conf
+ * @param {string} missing
+ * @param {Record<string, Rule>} rules
+ */
+function misspelled(conf, missing, rules) {
+  const known = Object.keys(rules);
+  for (const option in conf) {
+    if (Object.hasOwn(rules, option)) continue;
+    if (nearName(option, known) === missing) {
+      return `, got nothing, but '${option}'. Did you mean '${missing}'?`;
+    }
+  }
+  return ', got nothing';
 }
 
 module.exports = {

@@ -2,7 +2,7 @@
 
 // wsConf: the WebSocket side.
 
-const { originsOf, rateOf } = require('./admission');
+const { originsFault, originsOf, rateFault, rateOf } = require('./admission');
 const { isFunction, isObject, isServer, isText, isToken } = require('./checks');
 const {
   MAX_BYTES,
@@ -18,7 +18,12 @@ const {
   positive,
   required,
 } = require('./rules');
-const { messageKeyParts, requestKeyParts } = require('./keys');
+const {
+  messageKeyFault,
+  messageKeyParts,
+  requestKeyFault,
+  requestKeyParts,
+} = require('./keys');
 
 /** @typedef {import('./rules').Rule} Rule */
 
@@ -83,6 +88,7 @@ const wsRules = {
           ? value.length > 0 && value.every(isServer)
           : isServer(value),
     ),
+    faultOf: serverFault,
     // Two listeners on one server would fight for the same socket.
     to: (value) => [...new Set([value].flat())],
   },
@@ -102,6 +108,7 @@ const wsRules = {
     expected:
       "one of { header }, { query }, { cookie } or { template: '{header:name}:{query:name}' }",
     fits: (value) => requestKeyParts(value) !== null,
+    faultOf: requestKeyFault,
     to: requestKeyParts,
   },
   messageKey: {
@@ -109,6 +116,7 @@ const wsRules = {
     expected:
       "one of { header }, { json: '/pointer' } or { template: '{header:name}:{json:/pointer}' }",
     fits: (value) => messageKeyParts(value) !== null,
+    faultOf: messageKeyFault,
     to: messageKeyParts,
   },
   path: {
@@ -156,6 +164,7 @@ const wsRules = {
       'connections per second (a number above 0, or 0 for no limit) or ' +
       '{ perSecond, burst }, burst an integer from 1',
     fits: (value) => rateOf(value) !== undefined,
+    faultOf: rateFault,
     to: rateOf,
   },
   origins: {
@@ -164,6 +173,7 @@ const wsRules = {
       "a non-empty array of origins ('https://a.example', " +
       "'https://*.a.example', 'null'), without a path, or a function, or null",
     fits: (value) => originsOf(value) !== undefined,
+    faultOf: originsFault,
     to: originsOf,
   },
   ignoreXForwardedFor: boolean(false),
@@ -190,6 +200,26 @@ const wsRules = {
   },
   threads: integer(1, 1, MAX_THREADS, 'threads'),
 };
+
+/**
+ * Where a web framework was given in place of its server.
+ *
+ * @param {any} value
+ * @returns {string | undefined}
+ */
+function serverFault(value) {
+  const app = [value].flat().find((each) => !isServer(each));
+  if (isFunction(app)) {
+    // Express and Connect: an app is a listener of requests.
+    return 'got a function: of an app, make a server with http.createServer(app)';
+  }
+  if (isFunction(app?.callback) && isFunction(app.listen)) {
+    return 'got an app: make a server of it with http.createServer(app.callback())';
+  }
+  return isServer(app?.server)
+    ? 'got an object that has a server: give its property server'
+    : undefined;
+}
 
 /**
  * Checks wsConf and fills in what it leaves out. keyFn and messageKeyFn are
