@@ -10,19 +10,12 @@ const path = require('node:path');
 const { promisify } = require('node:util');
 const test = require('ava');
 const { name } = require('../package.json');
+const packages = require('../scripts/lib/packages');
 
 const root = path.join(__dirname, '..');
-const isLinux = process.platform === 'linux';
-const isMusl =
-  isLinux && !process.report.getReport().header.glibcVersionRuntime;
-const onGlibc = isLinux && !isMusl ? test.serial : test.serial.skip;
-const targets = fs.readdirSync(path.join(root, 'npm'));
-const [target] = targets.filter(
-  (each) =>
-    each.startsWith(`${process.platform}-${process.arch}`) &&
-    (!isLinux || each.endsWith(isMusl ? 'musl' : 'gnu')),
-);
-const FILE = `${name}.${target}.node`;
+const platforms = packages.platforms();
+const host = packages.hostPlatform();
+const onGlibc = host.libc === 'glibc' ? test.serial : test.serial.skip;
 
 const PROGRAM = `
   let error;
@@ -53,20 +46,11 @@ function install(t, place = '') {
   t.teardown(() => fs.rmSync(folder, { recursive: true, force: true }));
   const modules = path.join(folder, 'node_modules', place);
   const own = path.join(modules, name);
-  fs.mkdirSync(own, { recursive: true });
-  for (const part of ['index.js', 'lib', 'binding.js']) {
-    fs.cpSync(path.join(root, part), path.join(own, part), { recursive: true });
-  }
-  const manifest = JSON.parse(fs.readFileSync(path.join(root, 'package.json')));
-  // As publishing does.
-  manifest.optionalDependencies = Object.fromEntries(
-    targets.map((each) => [`${name}-${each}`, manifest.version]),
-  );
+  packages.writeMain(own);
   const put = (file, content) => {
     fs.mkdirSync(path.dirname(file), { recursive: true });
     fs.writeFileSync(file, content);
   };
-  put(path.join(own, 'package.json'), JSON.stringify(manifest));
   fs.symlinkSync(
     path.join(root, 'node_modules', 'co'),
     path.join(modules, 'co'),
@@ -76,12 +60,12 @@ function install(t, place = '') {
   return {
     file: (...parts) => path.join(own, ...parts),
     put: (part, content) => put(path.join(own, part), content),
-    /** Installs the package of a target, with this addon. */
-    putPackage(each, addon) {
-      const packed = path.join(modules, `${name}-${each}`);
-      const from = path.join(root, 'npm', each, 'package.json');
-      put(path.join(packed, 'package.json'), fs.readFileSync(from));
-      put(path.join(packed, `${name}.${each}.node`), addon);
+    /** Installs the package of a platform, with this addon. */
+    putPackage({ packageName, file }, addon) {
+      const packed = path.join(modules, packageName);
+      const manifest = { name: packageName, main: file };
+      put(path.join(packed, 'package.json'), JSON.stringify(manifest));
+      put(path.join(packed, file), addon);
       return packed;
     },
     /** What a program that requires the package gets. */
@@ -113,7 +97,7 @@ function install(t, place = '') {
 
 /** The addon of this clone, with a text in it replaced by one as long. */
 function changedAddon(from, to) {
-  const addon = fs.readFileSync(path.join(root, FILE));
+  const addon = fs.readFileSync(path.join(root, host.file));
   for (let at = 0; (at = addon.indexOf(from, at)) >= 0; at += to.length) {
     addon.write(to, at, 'latin1');
   }
@@ -124,28 +108,28 @@ test.serial('the package with the addon is left out', async (t) => {
   const folder = install(t);
   const { message, cause } = await folder.load();
   t.true(message.includes('it is not installed'));
-  t.true(message.includes(`${folder.file(FILE)} and the package`));
-  t.true(message.includes(`${name}-${target}`));
+  t.true(message.includes(`${folder.file(host.file)} and the package`));
+  t.true(message.includes(host.packageName));
   t.true(message.includes('--omit=optional'));
   t.true(message.includes('lock file'));
   t.false(message.includes('pnpm'));
   t.is(cause.code, 'MODULE_NOT_FOUND');
-  t.true(cause.message.includes(`'${name}-${target}'`));
+  t.true(cause.message.includes(`'${host.packageName}'`));
 });
 
 test.serial('the C library is named, with its version', async (t) => {
   const { message } = await install(t).load();
   const [first] = message.split('\n');
-  if (!isLinux) t.false(first.includes('('));
-  else t.regex(first, isMusl ? / \(musl\) / : / \(glibc \d+\.\d+\) /);
+  if (!host.libc) t.false(first.includes('('));
+  else t.regex(first, / \((musl|glibc \d+\.\d+)\) /);
 });
 
 test.serial('node_modules of another system', async (t) => {
   const folder = install(t);
-  const other = targets.find((each) => !each.startsWith(process.platform));
+  const other = platforms.find(({ os: system }) => system !== host.os);
   folder.putPackage(other, 'the addon of another system');
   const { message } = await folder.load();
-  t.true(message.includes(`Installed is ${name}-${other}`));
+  t.true(message.includes(`Installed is ${other.packageName}:`));
   t.true(message.includes('made on another system'));
   t.true(message.includes('container'));
   t.false(message.includes('--omit=optional'));
@@ -170,7 +154,9 @@ test.serial('a system without a build', async (t) => {
     Object.defineProperty(process, 'arch', { value: 'riscv64' });${PROGRAM}
   `;
   const { message } = await install(t).load({ program, arch: 'riscv64' });
-  for (const each of targets) t.true(message.includes(`${name}-${each}`));
+  for (const { packageName } of platforms) {
+    t.true(message.includes(packageName));
+  }
   t.true(message.includes('For other systems'));
 });
 
@@ -192,7 +178,7 @@ test.serial('a bundle', async (t) => {
   const program = `
     const loaded = {
       '../package.json': { name: '${name}' },
-      get '../binding.js'() { return require('./${FILE}'); },
+      get '../binding.js'() { return require('./${host.file}'); },
     };
     const parts = {${parts}};
     const bundled = (id) => {
@@ -213,7 +199,7 @@ for (const [what, content] of [
 ]) {
   test.serial(`the file of the addon is ${what}`, async (t) => {
     const folder = install(t);
-    folder.put(FILE, content);
+    folder.put(host.file, content);
     const { message, cause } = await folder.load();
     t.is(cause.code, 'ERR_DLOPEN_FAILED');
     t.true(message.includes(cause.message.split('\n')[0]));
@@ -223,32 +209,35 @@ for (const [what, content] of [
 
   test.serial(`the addon in its package is ${what}`, async (t) => {
     const folder = install(t);
-    const packed = folder.putPackage(target, content);
+    const packed = folder.putPackage(host, content);
     const { message, cause } = await folder.load();
     t.is(cause.code, 'ERR_DLOPEN_FAILED');
-    t.true(message.includes(path.join(packed, FILE)));
+    t.true(message.includes(path.join(packed, host.file)));
     t.true(message.includes('incomplete or was made for another system'));
   });
 }
 
 onGlibc('the addon needs a newer glibc', async (t) => {
   const folder = install(t);
-  folder.put(FILE, changedAddon('GLIBC_2.', 'GLIBC_9.'));
+  folder.put(host.file, changedAddon('GLIBC_2.', 'GLIBC_9.'));
   const { message, cause } = await folder.load();
   t.is(cause.code, 'ERR_DLOPEN_FAILED');
-  t.regex(message, /needs at least glibc 9\.[\d.]+, and this system has 2\.\d+: /);
+  t.regex(
+    message,
+    /needs at least glibc 9\.[\d.]+, and this system has 2\.\d+: /,
+  );
 });
 
 onGlibc('the addon is for musl', async (t) => {
   const folder = install(t);
-  folder.put(FILE, changedAddon('libc.so.6', 'libc.musl'));
+  folder.put(host.file, changedAddon('libc.so.6', 'libc.musl'));
   const { message } = await folder.load();
   t.true(message.includes('made for another C library than glibc'));
 });
 
 test.serial('Node without addons', async (t) => {
   const folder = install(t);
-  folder.put(FILE, '');
+  folder.put(host.file, '');
   const { message, cause } = await folder.load({ args: ['--no-addons'] });
   t.is(cause.code, 'ERR_DLOPEN_DISABLED');
   t.true(message.includes('--no-addons'));
@@ -257,7 +246,7 @@ test.serial('Node without addons', async (t) => {
 
 test.serial("Node's permission model", async (t) => {
   const folder = install(t);
-  folder.put(FILE, '');
+  folder.put(host.file, '');
   const flag = ['--permission', '--experimental-permission'].find((each) =>
     process.allowedNodeEnvironmentFlags.has(each),
   );
