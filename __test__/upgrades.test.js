@@ -54,6 +54,25 @@ const REQUESTS = {
     upgradeRequest('/', { 'Sec-WebSocket-Version': `1${'0'.repeat(400)}` }),
     426,
   ],
+  ...Object.fromEntries(
+    ['13, 8', '8, 13', '013', '13.0', '13abc', '0x0d', '+13', '1e1', '13,'].map(
+      (version) => [
+        `version ${version}`,
+        [upgradeRequest('/', { 'Sec-WebSocket-Version': version }), 426],
+      ],
+    ),
+  ),
+  'two versions': [
+    upgradeRequest('/', {
+      'Sec-WebSocket-Version': '13\r\nSec-WebSocket-Version: 13',
+    }),
+    426,
+  ],
+  'version 8': [upgradeRequest('/', { 'Sec-WebSocket-Version': '8' }), 101],
+  'an empty version': [
+    upgradeRequest('/', { 'Sec-WebSocket-Version': '' }),
+    400,
+  ],
   'another upgrade': [upgradeRequest('/', { Upgrade: 'h2c' }), 400],
   'upgrades among which is no WebSocket': [
     upgradeRequest('/', { Upgrade: 'websockets, xwebsocket' }),
@@ -90,7 +109,7 @@ const REQUESTS = {
     upgradeRequest('/', { 'Content-Length': '1\r\nContent-Length: 2' }),
     400,
   ],
-  'HTTP/1.0': [upgradeRequest('/').replace('HTTP/1.1', 'HTTP/1.0'), 101],
+  'HTTP/1.0': [upgradeRequest('/').replace('HTTP/1.1', 'HTTP/1.0'), 400],
   'HTTP/9.9': [upgradeRequest('/').replace('HTTP/1.1', 'HTTP/9.9'), 400],
   'no HTTP': ['\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03', 400],
   'an oversized resource': [upgradeRequest(`/?${BIG}`), 431],
@@ -134,6 +153,11 @@ plainAndSecure(test, 'requests', async (t, way) => {
     t.is(response.status, status, what);
     const { headers } = response;
     t.is(headers['sec-websocket-accept'], status === 101 ? ACCEPT : undefined);
+    t.is(
+      headers['sec-websocket-version'],
+      status === 426 ? '13' : undefined,
+      what,
+    );
     if (status >= 400) await until(() => raw.ended);
     t.true(await world.hears(), what);
     await raw.leave();

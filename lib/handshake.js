@@ -4,7 +4,7 @@
 
 /** @typedef {import('node:http').IncomingMessage} IncomingMessage */
 
-const VERSIONS = [8, 13];
+const VERSIONS = ['8', '13'];
 
 /**
  * The refusals of the opening handshake (RFC 6455, section 4.2.1), with the
@@ -22,6 +22,10 @@ function refusalOf(httpRequest) {
   if (!isWebSocket(httpRequest)) {
     return refusal(400, 'Client must ask for an upgrade to websocket.');
   }
+  const { httpVersionMajor: major, httpVersionMinor: minor } = httpRequest;
+  if (major < 1 || (major === 1 && minor < 1)) {
+    return refusal(400, 'Client must use HTTP/1.1 or newer.');
+  }
   if (!headers.host) {
     return refusal(400, 'Client must provide a Host header.');
   }
@@ -37,7 +41,9 @@ function refusalOf(httpRequest) {
   if (!key) {
     return refusal(400, 'Client must provide a value for Sec-WebSocket-Key.');
   }
-  const version = versionOf(httpRequest);
+  // Not as a number: parseInt would take '13, 8', '13.0' and '13abc' for 13,
+  // and the client and a proxy in between might take them for something else.
+  const version = headers['sec-websocket-version'];
   if (!version) {
     return refusal(
       400,
@@ -73,9 +79,13 @@ function isWebSocket({ headers }) {
   return /(?:^|,)\s*websocket\s*(?:,|$)/i.test(headers.upgrade ?? '');
 }
 
-/** @param {IncomingMessage} httpRequest */
+/**
+ * NaN for a version that refusalOf() refuses.
+ *
+ * @param {IncomingMessage} httpRequest
+ */
 function versionOf({ headers }) {
-  return parseInt(String(headers['sec-websocket-version']), 10);
+  return Number(headers['sec-websocket-version']);
 }
 
 /**
