@@ -63,7 +63,22 @@ function watch(socket) {
 
 /** @param {Socket} socket */
 function signsOn(socket) {
-  return SIGNS.reduce((sum, name) => sum + socket.listenerCount(name), 0);
+  const listeners = SIGNS.flatMap((name) => socket.listeners(name));
+  return listeners.filter((listener) => !isDisclaimer(listener)).length;
+}
+
+/**
+ * engine.io, and so socket.io, listens for errors of each socket that is not
+ * its own, and ends the socket after `destroyUpgradeTimeout` unless somebody
+ * has answered. Nothing else tells that listener from one of a server that asks
+ * somebody before it answers, so it is known by the text that it logs.
+ *
+ * @param {Function} listener
+ */
+function isDisclaimer(listener) {
+  return Function.prototype.toString
+    .call(listener)
+    .includes('error while destroying upgrade');
 }
 
 module.exports = { unlessClaimed, unlessTaken };

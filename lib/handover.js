@@ -141,9 +141,11 @@ function keepEnds(socket) {
 function bridged(socket, head) {
   // A stream that the http server was given need not have it.
   socket.setTimeout?.(0);
+  claim(socket);
   return {
     isGone: () => socket.destroyed || socket.readableEnded,
     reject(response) {
+      unclaim(socket);
       socket.end(response);
       // Closed at once, what the client still sends would be answered by a
       // reset, which can overtake the answer. It ends with the client's FIN.
@@ -175,6 +177,30 @@ function bridged(socket, head) {
 }
 
 /**
+ * Other listeners on the same server must not take this for an upgrade that
+ * nobody answers while keyFn runs: engine.io, and so socket.io, ends a socket
+ * that can be written to and that nobody has written to for a second. As on a
+ * plain TCP socket, which is destroyed by now, nobody else may write here.
+ *
+ * Only the property is hidden. Written to, it would reach the stream's own
+ * state, and a FIN of the client would then destroy the socket.
+ *
+ * @param {Socket} socket
+ */
+function claim(socket) {
+  Object.defineProperty(socket, 'writable', {
+    value: false,
+    writable: true,
+    configurable: true,
+  });
+}
+
+/** @param {any} socket */
+function unclaim(socket) {
+  delete socket.writable;
+}
+
+/**
  * Carries out what the native end of a bridge asks for.
  *
  * @param {Bridges} bridges
@@ -186,10 +212,12 @@ function output(bridges, id, what, bytes) {
   const { socket, bridge } = bridges.get(id) ?? {};
   if (!socket || !bridge) return;
   if (what === 'write' && bytes) {
+    unclaim(socket);
     socket.write(bytes, () => bridge.written(bytes.length));
   } else if (what === 'resume') {
     socket.resume();
   } else if (what === 'end') {
+    unclaim(socket);
     socket.end();
   } else {
     socket.destroy();
