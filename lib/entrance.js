@@ -23,6 +23,8 @@ const { isWebSocket } = require('./handshake');
  *   refusal?: import('./request').Rejection) => void} take
  */
 
+// How long a server may take to listen where handshakeTimeout is off, in ms.
+const LISTEN_TIMEOUT = 10_000;
 const NOT_HERE = { status: 404, reason: 'Nothing listens at this path.' };
 
 /** @type {WeakMap<Server, Entrance>} */
@@ -32,6 +34,8 @@ class Entrance {
   #server;
   /** The one that came last is first. @type {Taker[]} */
   #takers = [];
+  /** Whether an upgrade has ever come. */
+  isUsed = false;
 
   /** @param {Server} server */
   constructor(server) {
@@ -40,6 +44,7 @@ class Entrance {
 
   /** @param {Taker} taker */
   add(taker) {
+    if (this.#takers.some((each) => isRival(each, taker))) warnOfRival(taker);
     this.#takers.unshift(taker);
     // First, so as to see the socket before other listeners touch it.
     this.#server.removeListener('upgrade', this.#onUpgrade);
@@ -59,6 +64,7 @@ class Entrance {
    * @param {Buffer} head
    */
   #onUpgrade = (httpRequest, socket, head) => {
+    this.isUsed = true;
     /** @type {(taker: Taker, refusal?: typeof NOT_HERE) => void} */
     const give = (taker, refusal) =>
       taker.take(httpRequest, socket, head, refusal);
@@ -100,9 +106,66 @@ function enter(server, taker) {
   return () => entrance.remove(taker);
 }
 
+/**
+ * @param {Taker} one
+ * @param {Taker} other
+ */
+function isRival(one, other) {
+  return one.path === other.path && !one.isClosing();
+}
+
+/** @param {Taker} taker */
+function warnOfRival({ path }) {
+  const which = path === null ? 'without a path' : `with the path ${path}`;
+  process.emitWarning(
+    `wsConf.httpServer has another gateway ${which}, which gets no more ` +
+      'upgrades: the one that started last takes them all. Give each gateway ' +
+      'a wsConf.path of its own, or close the other one first.',
+    { type: 'MessageEnginWarning', code: 'MESSAGE_ENGIN_SAME_PATH' },
+  );
+}
+
+/**
+ * Warns of servers that do not listen in time: nobody can connect, and nothing
+ * else says so. A server that has got an upgrade is given its connections in
+ * some other way.
+ *
+ * @param {Server[]} servers
+ * @param {number} patience ms, 0 for the default
+ * @returns {() => void} calls it off
+ */
+function warnUnlessListening(servers, patience) {
+  // What is no server of Node's may not have the property at all.
+  const idle = new Set(servers.filter(({ listening }) => listening === false));
+  if (idle.size === 0) return () => {};
+  const ms = patience || LISTEN_TIMEOUT;
+  const listeners = [...idle].map((server) => {
+    const onListening = () => idle.delete(server);
+    server.once('listening', onListening);
+    return () => server.removeListener('listening', onListening);
+  });
+  const timer = setTimeout(() => {
+    stop();
+    const silent = [...idle].filter((each) => !entrances.get(each)?.isUsed);
+    if (silent.length === 0) return;
+    const which =
+      servers.length === 1 ? '' : ` (${silent.length} of ${servers.length})`;
+    process.emitWarning(
+      `wsConf.httpServer${which} does not listen ${ms} ms after ` +
+        'server.start, so nobody can connect. Call its listen().',
+      { type: 'MessageEnginWarning', code: 'MESSAGE_ENGIN_NOT_LISTENING' },
+    );
+  }, ms).unref();
+  const stop = () => {
+    clearTimeout(timer);
+    for (const remove of listeners) remove();
+  };
+  return stop;
+}
+
 /** @param {IncomingMessage} httpRequest */
 function pathOf({ url = '' }) {
   return url.split('?', 1)[0];
 }
 
-module.exports = { enter };
+module.exports = { enter, warnUnlessListening };

@@ -7,7 +7,7 @@ const { Admission } = require('./admission');
 const { arrivalOf } = require('./arrival');
 const { shown } = require('./checks');
 const { Deliveries } = require('./crossing');
-const { enter } = require('./entrance');
+const { enter, warnUnlessListening } = require('./entrance');
 const { startGateway, useThreads } = require('./native');
 const { fromNative, textOf } = require('./errors');
 const { output, takeOver } = require('./handover');
@@ -90,7 +90,7 @@ class Gateway extends EventEmitter {
   #bridges = new Map();
   #deliveries = new Deliveries();
   #admission;
-  /** Takes the listener off each server. @type {(() => void)[]} */
+  /** Takes the listeners off each server. @type {(() => void)[]} */
   #leave = [];
   /**
    * Connections whose keyFn has not answered, and what ends their waiting.
@@ -185,7 +185,10 @@ class Gateway extends EventEmitter {
       isClosing: () => this.#draining,
       take: (...upgrade) => this.#upgrade(...upgrade),
     };
-    this.#leave = httpServers.map((server) => enter(server, taker));
+    this.#leave = [
+      ...httpServers.map((server) => enter(server, taker)),
+      warnUnlessListening(httpServers, handshakeTimeout),
+    ];
   }
 
   /**
