@@ -2,9 +2,9 @@
 
 // npm run release -- build [TARGET]   the addon for a target (this machine's,
 //   unless one is named) and the folder of its package, under npm/
-// npm run release -- pack [PLATFORM ...]   checks the packages under npm/ and
-//   packs them, and the main package, for publishing; all, or those named
-// The workflow in .github/workflows/release.yml calls both, then publishes.
+// npm run release -- publish [--dry-run]   checks the packages under npm/ and
+//   publishes them, and then the main package
+// The workflow in .github/workflows/release.yml calls both.
 
 const fs = require('node:fs');
 const path = require('node:path');
@@ -14,7 +14,6 @@ const {
   checkPlatform,
   hostPlatform,
   mainFolder,
-  npmFolder,
   platformOf,
   platforms,
   readManifest,
@@ -42,9 +41,10 @@ async function zigEnvironment() {
   const tools = path.join(folder, 'bin');
   if (!fs.existsSync(tools)) {
     step(`installing ${ZIG.join(', ')} with pip`);
-    const python = process.platform === 'win32' ? 'python' : 'python3';
     const args = ['-m', 'pip', 'install', '--quiet', '--target', folder];
-    const result = await run(python, [...args, ...ZIG], { prefix: '  pip | ' });
+    const result = await run('python3', [...args, ...ZIG], {
+      prefix: '  pip | ',
+    });
     if (!result.ok) throw new Problem('Zig could not be installed.');
   }
   return {
@@ -53,27 +53,43 @@ async function zigEnvironment() {
   };
 }
 
+/**
+ * How the addon for a platform is linked.
+ *
+ * @param {Platform} platform
+ * @returns {Promise<{ args: string[], env: NodeJS.ProcessEnv }>}
+ */
+async function linking({ target, os, libc }) {
+  if (os === 'linux') {
+    // Otherwise it needs the glibc of the machine that links it.
+    const oldest = libc === 'glibc' ? `.${OLDEST_GLIBC}` : '';
+    const args = ['--cross-compile', '--target', target + oldest];
+    return { args, env: await zigEnvironment() };
+  }
+  // A Windows without the redistributable of Visual C++ has no vcruntime140.dll.
+  const env = os === 'win32' && { RUSTFLAGS: '-C target-feature=+crt-static' };
+  return { args: ['--target', target], env: { ...env } };
+}
+
 /** @param {Platform} platform */
 async function build(platform) {
-  const { target, name, libc, file, folder } = platform;
+  const { target, name, file, folder } = platform;
   await checkTools();
   await installPackages();
   const output = path.join(root, 'target', 'npm', name);
   const [, ...options] = readManifest().scripts.build.split(' ');
-  const args = [...options, '--output-dir', output];
-  /** @type {NodeJS.ProcessEnv} */
-  let env = {};
-  if (libc) {
-    // Else the addon needs the glibc of the machine that links it.
-    const oldest = libc === 'glibc' ? `.${OLDEST_GLIBC}` : '';
-    args.push('--cross-compile', '--target', target + oldest);
-    env = await zigEnvironment();
-  } else {
-    args.push('--target', target);
-  }
+  const { args, env } = await linking(platform);
   step(`${name}: building the addon`);
-  const napi = [bin('@napi-rs/cli', 'napi'), ...args];
-  const result = await run(process.execPath, napi, { prefix: '  | ', env });
+  const result = await run(
+    process.execPath,
+    [
+      bin('@napi-rs/cli', 'napi'),
+      ...options,
+      ...args,
+      ...['--output-dir', output],
+    ],
+    { prefix: '  | ', env },
+  );
   if (!result.ok) throw new Problem(`The addon for ${target} did not build.`);
   const addon = path.join(output, file);
   checkAddon(addon, platform);
@@ -86,17 +102,7 @@ async function build(platform) {
   step(`${name}: in ${path.relative(root, folder)}`);
 }
 
-/** @param {string} folder */
-async function npmPack(folder) {
-  const [command, ...first] = npmCommand();
-  const args = ['pack', folder, '--pack-destination', npmFolder, '--json'];
-  const result = await run(command, [...first, ...args], { quiet: true });
-  if (!result.ok) throw new Problem(result.lines.join('\n'));
-  const [{ filename, size, entryCount }] = JSON.parse(result.lines.join('\n'));
-  const megabytes = (size / 1e6).toFixed(2);
-  step(`${filename}: ${entryCount} files, ${megabytes} MB`);
-}
-
+/** The version is in two files, and in the tag that is released. */
 function checkVersions() {
   const { version } = readManifest();
   const cargo = fs.readFileSync(path.join(root, 'Cargo.toml'), 'utf8');
@@ -106,37 +112,61 @@ function checkVersions() {
       `package.json has version ${version}, Cargo.toml has ${crate}`,
     );
   }
+  const { GITHUB_REF_TYPE: type, GITHUB_REF_NAME: tag } = process.env;
+  if (type === 'tag' && tag !== `v${version}`) {
+    throw new Problem(`package.json has version ${version}, the tag is ${tag}`);
+  }
 }
 
-/** @param {Platform[]} chosen */
-async function pack(chosen) {
-  checkVersions();
-  for (const platform of chosen) checkPlatform(platform);
-  writeMain();
-  for (const name of fs.readdirSync(npmFolder)) {
-    if (name.endsWith('.tgz')) fs.rmSync(path.join(npmFolder, name));
+/**
+ * Publishes a package, unless its version is there: so a release that stopped
+ * in the middle can be run again.
+ *
+ * @param {string} folder
+ * @param {string[]} options
+ */
+async function publishFolder(folder, options) {
+  const text = fs.readFileSync(path.join(folder, 'package.json'), 'utf8');
+  const { name, version } = JSON.parse(text);
+  const [command, ...npm] = npmCommand();
+  const spec = `${name}@${version}`;
+  const found = await run(command, [...npm, 'view', spec, 'version'], {
+    quiet: true,
+  });
+  if (found.ok && found.lines.includes(version)) {
+    step(`${spec}: published already`);
+    return;
   }
-  for (const { folder } of chosen) await npmPack(folder);
-  await npmPack(mainFolder);
+  const args = ['publish', folder, '--access', 'public', ...options];
+  const result = await run(command, [...npm, ...args], { prefix: '  npm | ' });
+  if (!result.ok) throw new Problem(`${spec} was not published.`);
+}
+
+/** @param {string[]} options for npm publish */
+async function publish(options) {
+  checkVersions();
+  const all = platforms();
+  // All are looked at before the first one is published.
+  for (const platform of all) checkPlatform(platform);
+  writeMain();
+  if (readManifest().version.includes('-')) options.push('--tag', 'next');
+  for (const { folder } of all) await publishFolder(folder, options);
+  // Last: from now on the package is installed, with what it depends on.
+  await publishFolder(mainFolder, options);
 }
 
 script(async () => {
-  const [command, ...names] = process.argv.slice(2);
-  if (command === 'build' && names.length < 2) {
-    return build(names.length ? platformOf(names[0]) : hostPlatform());
+  const [command, ...args] = process.argv.slice(2);
+  if (command === 'build' && args.length < 2) {
+    return build(args.length ? platformOf(args[0]) : hostPlatform());
   }
-  if (command === 'pack') {
-    const all = platforms();
-    const unknown = names.find((name) => !all.some((p) => p.name === name));
-    if (unknown) throw new Problem(`There is no platform "${unknown}".`);
-    return pack(
-      all.filter(({ name }) => !names.length || names.includes(name)),
-    );
+  if (command === 'publish' && args.every((arg) => arg === '--dry-run')) {
+    return publish(args);
   }
-  if (command === 'publish') {
+  if (command === 'refuse') {
     throw new Problem(
-      'This folder is not what is published: "npm run release -- pack" makes the packages under npm/, and the release workflow publishes them.',
+      'This folder is not what is published: the release workflow publishes the packages that "npm run release" makes under npm/.',
     );
   }
-  throw new Problem('Say "build [TARGET]" or "pack [PLATFORM ...]".');
+  throw new Problem('Say "build [TARGET]" or "publish [--dry-run]".');
 });

@@ -10,7 +10,9 @@ const { which } = require('./project');
 /** Ends a child even when this process itself is killed, where that exists. */
 function dieWithParent() {
   const setpriv = process.platform === 'linux' && which('setpriv');
-  return setpriv ? [setpriv, '--pdeathsig', 'KILL', '--'] : [];
+  // That of BusyBox does not know the option.
+  if (!setpriv || fs.realpathSync(setpriv).endsWith('/busybox')) return [];
+  return [setpriv, '--pdeathsig', 'KILL', '--'];
 }
 
 /**

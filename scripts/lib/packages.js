@@ -240,7 +240,7 @@ module.exports = {
   checkPlatform,
   hostPlatform,
   mainFolder,
-  npmFolder,
+
   platformOf,
   platforms,
   readManifest,
