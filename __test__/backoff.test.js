@@ -120,7 +120,7 @@ breaking('with reconnect: false a lost connection stays lost', async (t) => {
 
   const start = performance.now();
   await Promise.all([client.close(), front.gateway.close()]);
-  t.true(performance.now() - start < 5000);
+  t.true(performance.now() - start < 30_000);
   t.like(await browser.closed, { code: 1001 });
   t.deepEqual(seen, [[], []]);
 });

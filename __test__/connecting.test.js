@@ -74,11 +74,11 @@ test('nobody listens', async (t) => {
   const port = await deadPort();
   const took = await refused(
     t,
-    { host: '127.0.0.1', port, password: SECRET, connectionTimeout: 5000 },
+    { host: '127.0.0.1', port, password: SECRET, connectionTimeout: 60_000 },
     /^ECONNREFUSED$/,
     `127.0.0.1:${port}`,
   );
-  t.true(took < 5000);
+  t.true(took < 30_000);
   const url = `amqp://me:${encodeURIComponent(SECRET)}@127.0.0.1:${port}/v`;
   await refused(t, { url }, /^ECONNREFUSED$/, `127.0.0.1:${port}/v`);
   const other = await deadPort();
@@ -99,14 +99,14 @@ test('somebody accepts and says nothing', async (t) => {
     /^ETIMEDOUT$/,
     `127.0.0.1:${port}`,
   );
-  t.true(took >= 390 && took < 3000, `${took} ms`);
+  t.true(took >= 390 && took < 20_000, `${took} ms`);
   const both = await refused(
     t,
     { ...conf, host: ['127.0.0.1', '127.0.0.1'], connectionTimeout: 600 },
     /^ETIMEDOUT$/,
     `127.0.0.1:${port}`,
   );
-  t.true(both >= 590 && both < 3000, `${both} ms`);
+  t.true(both >= 590 && both < 20_000, `${both} ms`);
 });
 
 test('somebody begins like a broker and then says nothing', async (t) => {
@@ -124,7 +124,7 @@ test('somebody begins like a broker and then says nothing', async (t) => {
     /^ETIMEDOUT$/,
     `127.0.0.1:${port}`,
   );
-  t.true(took >= 490 && took < 3000, `${took} ms`);
+  t.true(took >= 490 && took < 20_000, `${took} ms`);
 });
 
 test('somebody hangs up, or speaks another protocol', async (t) => {
@@ -147,7 +147,7 @@ test('somebody hangs up, or speaks another protocol', async (t) => {
     }).init(),
     { instanceOf: MessageEnginError },
   );
-  t.true(performance.now() - start < 4000);
+  t.true(performance.now() - start < 20_000);
   t.true(error.message.includes(`127.0.0.1:${talks}`), error.message);
 });
 
@@ -161,7 +161,7 @@ test('the broker refuses the login', async (t) => {
       /^ACCESS_REFUSED$/,
       `${host}:${port}`,
     );
-    t.true(took < 10_000);
+    t.true(took < 40_000);
     await refused(
       t,
       { ...conf, login: 'nobody' },
@@ -185,7 +185,7 @@ test('the broker has no such vhost', async (t) => {
     /^NOT_ALLOWED$/,
     `${host}:${port}/${encodeURIComponent(vhost)}`,
   );
-  t.true(took < 10_000);
+  t.true(took < 40_000);
 });
 
 /** connection.close, class and method 10 and 50, with 530. */
@@ -244,7 +244,7 @@ for (const [what, confOf] of Object.entries(HOSTS)) {
       refusing: `127.0.0.1:${await turncoat(t, NOT_ALLOWED)}`,
     });
     const world = await open(t, rabbitmq, {
-      mq: { connectionTimeout: 6000, ...conf },
+      mq: { connectionTimeout: 12_000, ...conf },
     });
     const peer = await world.connect('a');
     world.client.send('hello', { to: 'a' });

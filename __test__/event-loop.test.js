@@ -40,7 +40,7 @@ forEachBroker(
 );
 
 test('whoever blocks the event loop for longer than a heartbeat keeps the connection', async (t) => {
-  const script = share(t, 'blocks', { ...rabbitmq.settings(), heartbeat: 1 });
+  const script = share(t, 'blocks', { ...rabbitmq.settings(), heartbeat: 2 });
   t.deepEqual(await script.tells('answers'), 300);
   t.deepEqual(await script.tells('events'), []);
   await endsWell(t, script);

@@ -16,10 +16,11 @@ const config = path.join(__dirname, 'jest', 'jest.config.js');
 
 for (const option of ['--runInBand', '--detectOpenHandles']) {
   test(`jest ${option}`, async (t) => {
+    t.timeout(250_000);
     const args = [jest, '--config', config, option];
     // It rejects for a test that fails, and for a Jest that does not end.
     const { stderr } = await promisify(execFile)(process.execPath, args, {
-      timeout: 60_000,
+      timeout: 200_000,
     });
     t.regex(stderr, /^Test Suites: +(\d+) passed, \1 total$/m);
     t.notRegex(stderr, /did not exit|open handle|leak/i);

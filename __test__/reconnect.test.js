@@ -21,8 +21,8 @@ function watched(emitter) {
   const count = (event) => seen.filter(([name]) => name === event).length;
   return {
     seen,
-    lost: () => until(() => count('reconnecting') > 0, 30_000),
-    ready: (times = 1) => until(() => count('ready') >= times, 60_000),
+    lost: () => until(() => count('reconnecting') > 0),
+    ready: (times = 1) => until(() => count('ready') >= times),
   };
 }
 
@@ -84,7 +84,7 @@ breaking(
     const start = performance.now();
     await allHear(word);
     const seconds = (performance.now() - start) / 1000;
-    t.true(seconds < 10, `traffic is back after ${seconds} s`);
+    t.true(seconds < 40, `traffic is back after ${seconds} s`);
 
     t.true(world.allOpen());
     t.is(world.gateway.size, 10);

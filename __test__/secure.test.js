@@ -122,7 +122,7 @@ test('ALPN: http/1.1 is agreed on, and nothing else', async (t) => {
 test("who stalls in the TLS handshake is the https server's", async (t) => {
   const httpServer = await listen(
     t,
-    secureServer(undefined, { handshakeTimeout: 500 }),
+    secureServer(undefined, { handshakeTimeout: 2000 }),
   );
   const failures = [];
   httpServer.on('tlsClientError', (error) => failures.push(error));
@@ -217,7 +217,7 @@ test('http and https, and several of them, for one gateway', async (t) => {
 /** Runs a program that may end as it likes; resolves to what it printed. */
 function output(command, args, input = '') {
   return new Promise((resolve) => {
-    const child = execFile(command, args, { timeout: 15_000 }, (error, out) => {
+    const child = execFile(command, args, { timeout: 60_000 }, (error, out) => {
       resolve(out);
     });
     child.stdin.on('error', () => {});

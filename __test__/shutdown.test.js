@@ -110,7 +110,7 @@ for (const [what, behave] of Object.entries(STUBBORN)) {
       const start = performance.now();
       await world.gateway.close();
       const took = performance.now() - start;
-      t.true(took < 5000, `${took} ms`);
+      t.true(took < 30_000, `${took} ms`);
       t.is((await nice.closed).code, 1001);
       const told = await world.told(4);
       t.deepEqual(

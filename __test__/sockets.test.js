@@ -20,7 +20,7 @@ function obstacle() {
   if (!python) return 'this needs Linux and python3';
   // No socket has these ports: what it says is whether it may look.
   const args = [FILE, String(process.pid), '0', '0'];
-  const { stderr } = spawnSync(python, args, { timeout: 20_000 });
+  const { stderr } = spawnSync(python, args, { timeout: 60_000 });
   const text = String(stderr).trim();
   return text === 'no such socket' ? '' : text || 'python3 does not answer';
 }
@@ -34,7 +34,7 @@ function optionsOf(raw) {
   const ports = [raw.socket.remotePort, raw.socket.localPort].map(String);
   return new Promise((resolve, reject) => {
     const args = [FILE, String(process.pid), ...ports];
-    execFile(python, args, { timeout: 20_000 }, (error, stdout, stderr) => {
+    execFile(python, args, { timeout: 60_000 }, (error, stdout, stderr) => {
       if (error) reject(new Error(stderr || error.message));
       else resolve(JSON.parse(stdout));
     });

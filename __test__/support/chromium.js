@@ -15,6 +15,9 @@ const FLAGS = [
   '--disable-sync',
 ];
 
+/** In ms: so long that only a fault reaches it. */
+const PATIENCE = 90_000;
+
 /**
  * The system's Chromium, which ends with the test.
  *
@@ -27,7 +30,11 @@ async function launchChromium(t) {
       'This test needs Chromium: install it so that `chromium` is on PATH (Debian: apt-get install chromium).',
     );
   }
-  const browser = await chromium.launch({ executablePath, args: FLAGS });
+  const browser = await chromium.launch({
+    executablePath,
+    args: FLAGS,
+    timeout: PATIENCE,
+  });
   t.teardown(() => browser.close());
 
   /**
@@ -37,6 +44,7 @@ async function launchChromium(t) {
    */
   async function open(url) {
     const page = await browser.newPage();
+    page.setDefaultTimeout(PATIENCE);
     const problems = [];
     const requests = [];
     page.on('pageerror', (error) => problems.push(error.message));

@@ -70,7 +70,7 @@ async function program(url, command, ...args) {
     const child = execFile(
       command,
       [...args, url],
-      { maxBuffer: 64 * MIB, timeout: 60_000 },
+      { maxBuffer: 64 * MIB, timeout: 100_000 },
       (error, stdout) => (error ? reject(error) : resolve(stdout)),
     );
     child.stdin.end(JSON.stringify(TEXTS));

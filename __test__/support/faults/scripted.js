@@ -283,8 +283,8 @@ function hasRoom({ link, channel }) {
 
 class ScriptedBroker {
   constructor() {
-    /** Asked for in connection.tune, in seconds. */
-    this.heartbeat = 1;
+    /** Asked for in connection.tune, in seconds: no stall of this process. */
+    this.heartbeat = 3;
     /** @type {Map<string, { type: string, bindings: { queue: string, key: string }[] }>} */
     this.exchanges = new Map();
     /** @type {Map<string, Queue>} */
