@@ -3,6 +3,7 @@
 // What the guides of docs/ advise does what they say.
 
 const { once } = require('node:events');
+const { Worker } = require('node:worker_threads');
 const test = require('ava');
 const { forEachBroker, rabbitmq, withRabbit } = require('./support/brokers');
 const { LegacyLine } = require('./support/legacy');
@@ -50,6 +51,36 @@ forEachBroker(test, 'a key for each tab of a user', async (t, broker) => {
   await tabs[1].close(1000);
   await until(() => keys().length === 2);
   t.deepEqual(keys(), ['alice/1', 'alice/3']);
+});
+
+forEachBroker(test, 'a client in a worker thread', async (t, broker) => {
+  const mqConf = broker.settings();
+  const program = `
+    const { parentPort, threadId, workerData } = require('node:worker_threads');
+    const { Client } = require(workerData.package);
+    const client = new Client(workerData.mqConf);
+    client.on('message', (message) => {
+      client.send({ ...message, threadId });
+    });
+    client.init().then(() => parentPort.postMessage('ready'));
+    parentPort.once('message', async () => {
+      await client.close();
+      parentPort.close();
+    });
+  `;
+  const workerData = { package: require.resolve('..'), mqConf };
+  const thread = new Worker(program, { eval: true, workerData });
+  const ended = once(thread, 'exit');
+  t.deepEqual(await once(thread, 'message'), ['ready']);
+  const { connect } = await door(t, mqConf, {
+    messageKeyFn: (message) => message.to,
+  });
+  const peer = await connect('a');
+  peer.send('{"to":"a"}');
+  const [text] = await peer.received(1);
+  t.deepEqual(JSON.parse(text), { to: 'a', threadId: thread.threadId });
+  thread.postMessage('close');
+  t.deepEqual(await ended, [0]);
 });
 
 forEachBroker(test, 'headers that keyFn removes', async (t, broker) => {

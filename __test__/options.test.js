@@ -3,6 +3,7 @@
 // A setting that cannot be used is named in the error, one that is not known in
 // a warning, and a password in neither.
 
+const { EventEmitter } = require('node:events');
 const http = require('node:http');
 const { inspect } = require('node:util');
 const test = require('ava');
@@ -219,7 +220,13 @@ const FAULTS = [
   ['wsConf.httpServer', { httpServer: () => {} }, /createServer\(app\)/],
   [
     'wsConf.httpServer',
-    { httpServer: { callback() {}, listen() {} } },
+    // Koa's apps are emitters of events.
+    {
+      httpServer: Object.assign(new EventEmitter(), {
+        callback() {},
+        listen() {},
+      }),
+    },
     /createServer\(app\.callback\(\)\)/,
   ],
   [

@@ -66,7 +66,9 @@ function isServer(value) {
     isObject(value) &&
     isFunction(value.on) &&
     isFunction(value.prependListener) &&
-    isFunction(value.removeListener)
+    isFunction(value.removeListener) &&
+    // An app of Koa emits events too, but never 'upgrade'.
+    !isFunction(value.callback)
   );
 }
 
