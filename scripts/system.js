@@ -11,14 +11,17 @@ const NEEDED = {
   chromium: 'chromium',
   'rabbitmq-server': 'rabbitmq-server',
   debootstrap: 'debootstrap',
+  nginx: 'nginx',
 };
 
 script(async () => {
   const missing = Object.entries(NEEDED)
-    .filter(([command]) => !which(command, ['/usr/lib/rabbitmq/bin']))
+    .filter(
+      ([command]) => !which(command, ['/usr/lib/rabbitmq/bin', '/usr/sbin']),
+    )
     .map(([, name]) => name);
   if (missing.length === 0) {
-    step('chromium, rabbitmq-server and debootstrap are here');
+    step(`${Object.keys(NEEDED).join(', ')} are here`);
     return;
   }
   const problem = aptProblem();
