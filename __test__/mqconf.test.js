@@ -3,6 +3,7 @@
 // What mqConf says of a connection is what the broker sees of it.
 
 const net = require('node:net');
+const os = require('node:os');
 const { once } = require('node:events');
 const test = require('ava');
 const { Client } = require('..');
@@ -48,8 +49,42 @@ asking('without options', async (t) => {
       ssl: false,
     });
     const names = each.client_properties.map(([name]) => name);
-    t.deepEqual(names, ['capabilities', 'platform', 'product', 'version']);
+    t.deepEqual(names, [
+      ...['capabilities', 'connection_name', 'platform', 'product'],
+      'version',
+    ]);
   }
+});
+
+asking('a connection has a name that says whose it is', async (t) => {
+  const mqConf = rabbitmq.settings();
+  const product = unique();
+  const clientProperties = { product };
+  await worker(t, { ...mqConf, clientProperties });
+  await door(t, { ...mqConf, clientProperties });
+  const connection_name = `mine-${product}`;
+  await worker(t, {
+    ...mqConf,
+    clientProperties: { product, connection_name },
+  });
+  const names = await until(async () => {
+    const all = await list(rabbit(), 'connections', ...COLUMNS, 'name');
+    const own = all
+      .map((each) => new Map(each.client_properties.map(([k, , v]) => [k, v])))
+      .filter((properties) => properties.get('product') === product);
+    return (
+      own.length === 6 &&
+      own.map((properties) => properties.get('connection_name')).sort()
+    );
+  });
+  const ours = (role) =>
+    `message-engin ${role} ${os.hostname()} ${process.pid}`;
+  t.deepEqual(
+    names,
+    [ours('gateway'), ours('worker'), connection_name]
+      .flatMap((name) => [name, name])
+      .sort(),
+  );
 });
 
 asking('heartbeat and authMechanism', async (t) => {

@@ -80,7 +80,7 @@ class Client extends EventEmitter {
   /** @param {MqConf} [mqConf] */
   constructor(mqConf) {
     super();
-    this.#settings = mqSettings(mqConf);
+    this.#settings = mqSettings(mqConf, 'worker');
     this.#listening = this.#settles
       ? new Listening(
           this,

@@ -2,6 +2,7 @@
 
 // mqConf: the broker.
 
+const os = require('node:os');
 const { version } = require('../package.json');
 const { URL_FORMS, addressOf, parseHost, readUrl } = require('./broker-url');
 const {
@@ -235,11 +236,12 @@ function hostFault(value) {
 /**
  * Checks mqConf and fills in what it leaves out.
  *
- * @param {unknown} [mqConf]
+ * @param {unknown} mqConf
+ * @param {'gateway' | 'worker'} role
  * @returns {MqSettings}
  * @throws {OptionError} that names the option
  */
-function mqSettings(mqConf = {}) {
+function mqSettings(mqConf = {}, role) {
   const { url, ...given } = check(mqConf, 'mqConf', mqRules);
   // A single field says more than the url does, as in node-amqp.
   /** @type {Record<string, any>} */
@@ -280,6 +282,8 @@ function mqSettings(mqConf = {}) {
     product: 'message-engin',
     version,
     platform: `Node.js ${process.version}`,
+    // RabbitMQ's management and its logs show a connection by this name.
+    connection_name: `message-engin ${role} ${os.hostname()} ${process.pid}`,
     ...rest.clientProperties,
   };
   const settings = /** @type {MqSettings} */ (

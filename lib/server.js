@@ -54,7 +54,7 @@ function start(mqConf, wsConf) {
  * @param {any} wsConf
  */
 async function open(mqConf, wsConf) {
-  const mq = mqSettings(mqConf);
+  const mq = mqSettings(mqConf, 'gateway');
   const ws = wsSettings(wsConf);
   const threads = useThreads(ws.threads);
   if (wsConf.threads !== undefined && threads !== ws.threads) {
