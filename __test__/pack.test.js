@@ -10,7 +10,11 @@ const { promisify } = require('node:util');
 const test = require('ava');
 const manifest = require('../package.json');
 const { compareVersions, inspectAddon } = require('../scripts/lib/addon-file');
-const { licenceTexts, linkedCrates } = require('../scripts/lib/licences');
+const {
+  LICENCE_FILES,
+  licenceTexts,
+  linkedCrates,
+} = require('../scripts/lib/licences');
 const packages = require('../scripts/lib/packages');
 const { npmCommand, root } = require('../scripts/lib/project');
 
@@ -101,6 +105,7 @@ test('a platform package holds its addon and the licences of what is linked', as
     'LICENSE',
     'README.md',
     'THIRD-PARTY-LICENSES',
+    'THIRD-PARTY-LICENSES-STD.html',
     host.file,
     'package.json',
   ]);
@@ -122,18 +127,27 @@ test('a platform package holds its addon and the licences of what is linked', as
     },
   );
   for (const { name, version } of linkedCrates(host.target)) {
-    t.true(licences.includes(`\n${name} ${version}, `), name);
+    t.true(
+      licences[LICENCE_FILES.crates].includes(`\n${name} ${version}, `),
+      name,
+    );
   }
-  t.regex(licences, /^Rust standard library \d/m);
+  t.regex(
+    licences[LICENCE_FILES.standardLibrary],
+    /The Rust Project Developers/,
+  );
 });
 
 test('a platform package without its addon, or with another one, is not packed', (t) => {
   const folder = temporaryFolder(t);
   const file = path.join(folder, host.file);
+  const licences = Object.fromEntries(
+    Object.values(LICENCE_FILES).map((name) => [name, '']),
+  );
   const refused = (message) =>
     t.throws(() => packages.checkPlatform(host, folder), { message });
   refused(/has no message-engin\..*\.node: "npm run release -- build/);
-  packages.writePlatform(host, { addon, licences: '' }, folder);
+  packages.writePlatform(host, { addon, licences }, folder);
   fs.writeFileSync(file, '');
   refused(/too short for an addon$/);
   fs.writeFileSync(file, Buffer.alloc(4096));

@@ -401,7 +401,7 @@ async function publish(temp, registry, released) {
     const folder = path.join(temp, platform.name);
     const isHost = platform.name === host.name;
     const addon = path.join(root, isHost ? platform.file : 'LICENSE');
-    writePlatform(platform, { addon, licences: '' }, folder);
+    writePlatform(platform, { addon, licences: {} }, folder);
     return folder;
   });
   const npmPublish = (/** @type {string} */ folder) =>

@@ -7,6 +7,7 @@ const { execFileSync } = require('node:child_process');
 const fs = require('node:fs');
 const path = require('node:path');
 const { root } = require('./project');
+const { Problem } = require('./steps');
 
 const TEXT = /^(licen[cs]e|copying|copyright|notice|unlicense)/i;
 
@@ -91,23 +92,25 @@ function mitText({ name, license, authors }) {
     .trim();
 }
 
-/** The standard library is linked too, and comes with the compiler. */
+/** The licences of the standard library, a page that comes with the compiler. */
 function standardLibrary() {
   const sysroot = output('rustc', ['--print', 'sysroot']).trim();
-  const folder = path.join(sysroot, 'share', 'doc', 'rust', 'licenses');
-  const texts = ['MIT.txt', 'Apache-2.0.txt'].map((name) =>
-    fs.readFileSync(path.join(folder, name), 'utf8').trim(),
-  );
-  const [, version] = output('rustc', ['--version']).split(' ');
-  const title = `Rust standard library ${version}, MIT OR Apache-2.0`;
-  return { title, texts };
+  const name = path.join('share', 'doc', 'rust', 'COPYRIGHT-library.html');
+  const file = path.join(sysroot, name);
+  if (!fs.existsSync(file)) {
+    throw new Problem(
+      `${file} is missing, the licences of Rust's standard library: use a Rust that rustup has installed`,
+    );
+  }
+  return fs.readFileSync(file, 'utf8');
 }
 
 /**
+ * The licences of the linked crates, in one text.
+ *
  * @param {string} target
- * @returns {string} for the file THIRD-PARTY-LICENSES
  */
-function licenceTexts(target) {
+function crateLicences(target) {
   const parts = linkedCrates(target).map((crate) => {
     const texts = textsIn(path.dirname(crate.manifest_path));
     return {
@@ -115,7 +118,6 @@ function licenceTexts(target) {
       texts: texts.length > 0 ? texts : [mitText(crate)],
     };
   });
-  parts.push(standardLibrary());
   // Many crates share a text, but for how its lines are broken.
   /** @type {Map<string, { titles: string[], text: string }>} */
   const blocks = new Map();
@@ -128,7 +130,7 @@ function licenceTexts(target) {
     }
   }
   return [
-    'What is linked into the addon of this package, and its licences.\n',
+    'The crates that are linked into the addon of this package, and their licences.\n',
     ...Array.from(
       blocks.values(),
       ({ titles, text }) => `${titles.join('\n')}\n\n${text}\n`,
@@ -136,4 +138,21 @@ function licenceTexts(target) {
   ].join(`\n${'-'.repeat(80)}\n\n`);
 }
 
-module.exports = { licenceTexts, linkedCrates };
+/** The files that are shipped with each addon. */
+const LICENCE_FILES = /** @type {const} */ ({
+  crates: 'THIRD-PARTY-LICENSES',
+  standardLibrary: 'THIRD-PARTY-LICENSES-STD.html',
+});
+
+/**
+ * @param {string} target
+ * @returns {Record<string, string>} texts by file name
+ */
+function licenceTexts(target) {
+  return {
+    [LICENCE_FILES.crates]: crateLicences(target),
+    [LICENCE_FILES.standardLibrary]: standardLibrary(),
+  };
+}
+
+module.exports = { LICENCE_FILES, licenceTexts, linkedCrates };

@@ -7,12 +7,12 @@
 const fs = require('node:fs');
 const path = require('node:path');
 const { compareVersions, inspectAddon } = require('./addon-file');
+const { LICENCE_FILES } = require('./licences');
 const { root } = require('./project');
 const { Problem } = require('./steps');
 
 /** The oldest C library of GNU that the addon is linked for: that of Rust's own. */
 const OLDEST_GLIBC = '2.17';
-const LICENCES = 'THIRD-PARTY-LICENSES';
 const SYSTEMS = { linux: 'Linux', darwin: 'macOS', win32: 'Windows' };
 /** What package.json says to those who work on the package, not to its users. */
 const DEVELOPMENT = ['ava', 'devDependencies', 'napi', 'overrides', 'scripts'];
@@ -29,6 +29,7 @@ const DEVELOPMENT = ['ava', 'devDependencies', 'napi', 'overrides', 'scripts'];
  * @property {string} folder
  */
 
+const licenceFiles = Object.values(LICENCE_FILES);
 const npmFolder = path.join(root, 'npm');
 const mainFolder = path.join(npmFolder, 'message-engin');
 
@@ -129,7 +130,7 @@ function checkAddon(file, { os, cpu, libc }) {
  * @param {string} [folder]
  */
 function checkPlatform(platform, folder = platform.folder) {
-  for (const name of [platform.file, LICENCES, 'LICENSE', 'README.md']) {
+  for (const name of [platform.file, ...licenceFiles, 'LICENSE', 'README.md']) {
     if (!fs.existsSync(path.join(folder, name))) {
       throw new Problem(
         `${path.relative(root, folder)} has no ${name}: "npm run release -- build ${platform.target}" makes it`,
@@ -153,7 +154,7 @@ function platformManifest({ packageName, name, os, cpu, libc, file }) {
     repository: main.repository,
     type: main.type,
     main: file,
-    files: [file, LICENCES],
+    files: [file, ...licenceFiles],
     os: [os],
     cpu: [cpu],
     ...(libc && { libc: [libc] }),
@@ -169,7 +170,7 @@ function platformReadme({ packageName, os, cpu, libc }) {
     `# ${packageName}\n`,
     `The native addon of [${name}](${homepage}) for ${system}.`,
     `Install \`${name}\`: it brings this package along where it fits.\n`,
-    `The file ${LICENCES} has the licences of what is linked into the addon.\n`,
+    `The licences of what is linked into the addon are in ${licenceFiles.join(' and ')}.\n`,
   ].join('\n');
 }
 
@@ -194,7 +195,7 @@ const json = (value) => `${JSON.stringify(value, null, 2)}\n`;
  * @param {Platform} platform
  * @param {object} contents
  * @param {string} contents.addon a file
- * @param {string} contents.licences the text
+ * @param {Record<string, string>} contents.licences texts by file name
  * @param {string} [folder]
  */
 function writePlatform(
@@ -206,7 +207,7 @@ function writePlatform(
     'package.json': json(platformManifest(platform)),
     'README.md': platformReadme(platform),
     LICENSE: fs.readFileSync(path.join(root, 'LICENSE'), 'utf8'),
-    [LICENCES]: licences,
+    ...licences,
   });
   fs.copyFileSync(addon, path.join(folder, platform.file));
 }
@@ -234,7 +235,6 @@ function writeMain(folder = mainFolder) {
 }
 
 module.exports = {
-  LICENCES,
   OLDEST_GLIBC,
   checkAddon,
   checkPlatform,
