@@ -152,6 +152,9 @@ test('a platform package without its addon, or with another one, is not packed',
   refused(/too short for an addon$/);
   fs.writeFileSync(file, Buffer.alloc(4096));
   refused(/not an ELF, Mach-O or PE file$/);
+  const own = { ...read(folder, 'package.json'), version: '0.0.1' };
+  fs.writeFileSync(path.join(folder, 'package.json'), JSON.stringify(own));
+  refused(/has version 0\.0\.1, package\.json /);
   const other = packages
     .platforms()
     .find(({ os, cpu }) => os === host.os && cpu !== host.cpu);

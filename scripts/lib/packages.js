@@ -130,12 +130,19 @@ function checkAddon(file, { os, cpu, libc }) {
  * @param {string} [folder]
  */
 function checkPlatform(platform, folder = platform.folder) {
+  const shown = path.relative(root, folder);
   for (const name of [platform.file, ...licenceFiles, 'LICENSE', 'README.md']) {
     if (!fs.existsSync(path.join(folder, name))) {
       throw new Problem(
-        `${path.relative(root, folder)} has no ${name}: "npm run release -- build ${platform.target}" makes it`,
+        `${shown} has no ${name}: "npm run release -- build ${platform.target}" makes it`,
       );
     }
+  }
+  const text = fs.readFileSync(path.join(folder, 'package.json'), 'utf8');
+  const found = JSON.parse(text).version;
+  const { version } = readManifest();
+  if (found !== version) {
+    throw new Problem(`${shown} has version ${found}, package.json ${version}`);
   }
   checkAddon(path.join(folder, platform.file), platform);
 }
