@@ -4,4 +4,5 @@ module.exports = {
   rootDir: __dirname,
   testMatch: ['**/*.jest.js'],
   testEnvironment: 'node',
+  testTimeout: 60_000,
 };
