@@ -4,7 +4,8 @@
 // and of the test, and without their processes. fixtures/planted has a fault of
 // each kind.
 
-const { execFile } = require('node:child_process');
+const { spawn } = require('node:child_process');
+const { once } = require('node:events');
 const fs = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
@@ -36,23 +37,32 @@ function isRunning(pid) {
  */
 async function runPlanted(t, args, env) {
   t.timeout(300_000);
-  const { code, output } = await new Promise((resolve) => {
-    const child = execFile(
-      process.execPath,
-      [script, ...args],
-      { env: { ...process.env, ...env } },
-      (error, stdout, stderr) => {
-        resolve({ code: error ? error.code : 0, output: stdout + stderr });
-      },
-    );
-    t.teardown(() => child.kill());
-  });
+  const runner = startPlanted(t, args, env);
+  const { code, output } = await runner.ended;
   t.is(code, 1);
   t.regex(output, /^\d+ passed, [1-9]\d* failed$/m);
+  await allEnded(output);
+  return output;
+}
+
+function startPlanted(t, args, env) {
+  let output = '';
+  const child = spawn(process.execPath, [script, ...args], {
+    env: { ...process.env, ...env },
+  });
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (text) => (output += text));
+  }
+  const ended = once(child, 'close').then(([code]) => ({ code, output }));
+  t.teardown(() => child.kill());
+  return { child, ended, printed: () => output };
+}
+
+/** The processes that the planted tests told of. */
+async function allEnded(output) {
   for (const [, pid] of output.matchAll(/planted pid (\d+)/g)) {
     await until(() => !isRunning(pid));
   }
-  return output;
 }
 
 test('ava: a test that waits fails, and its process is ended', async (t) => {
@@ -108,6 +118,16 @@ test('jest: a test that fails with an open client', async (t) => {
   t.regex(output, /✕ fails before it closes its client/);
   t.regex(output, /client\.js: fails before it closes its client: has failed/);
   t.regex(output, /client\.js: open: .*NativeHandle/);
+});
+
+test('a runner that is interrupted leaves no process behind', async (t) => {
+  t.timeout(300_000);
+  const runner = startPlanted(t, ['ava', 'deaf']);
+  await until(() => runner.printed().includes('planted and blocked'));
+  runner.child.kill('SIGTERM');
+  const { code, output } = await runner.ended;
+  t.is(code, 143);
+  await allEnded(output);
 });
 
 test('jest: a process that aborts', async (t) => {
