@@ -219,6 +219,28 @@ async function command([file, ...args], cwd, env) {
 }
 
 /**
+ * Requires the package where it has no addon.
+ *
+ * @param {App} app
+ * @param {NodeJS.ProcessEnv} env
+ * @param {string[]} wanted what its error says
+ */
+async function expectNoAddon({ folder, node }, env, wanted) {
+  const { name } = readManifest();
+  const program = `require(${JSON.stringify(name)})`;
+  const [file, ...args] = [...node, '--eval', program];
+  const options = { cwd: folder, env, quiet: true, limit: RUN_LIMIT };
+  const { ok, lines } = await run(file, args, options);
+  const text = lines.join('\n');
+  const lacks = ["code: 'ERR_NO_NATIVE_ADDON'", ...wanted].filter(
+    (part) => !text.includes(part),
+  );
+  if (ok || lacks.length > 0) {
+    throw new Problem(`${text}\nIt does not say ${lacks.join(', ')}`);
+  }
+}
+
+/**
  * The addons that are installed in an app.
  *
  * @param {string} folder
@@ -267,14 +289,18 @@ function checks(temp, registry, tool, amqpUrl) {
     await command(install, folder, env);
     write(folder, quickStart());
   };
-  /** @param {string} linker */
-  const yarnrc = (linker) => ({
+  const other = /** @type {ReturnType<typeof hostPlatform>} */ (
+    platforms().find(({ os: system }) => system !== process.platform)
+  );
+  /** @param {string} linker @param {object} [supportedArchitectures] */
+  const yarnrc = (linker, supportedArchitectures) => ({
     'yarn.lock': '',
     'package.json': '{ "private": true }\n',
     '.yarnrc.yml': JSON.stringify({
       npmRegistryServer: registry,
       unsafeHttpWhitelist: ['127.0.0.1'],
       nodeLinker: linker,
+      supportedArchitectures,
       enableTelemetry: false,
       enableImmutableInstalls: false,
       // The packages are published just now.
@@ -326,6 +352,38 @@ function checks(temp, registry, tool, amqpUrl) {
       await app(folder, [...berry, 'add', name], yarnrc('pnp'));
       const plugged = [node, '--require', './.pnp.cjs'];
       await echo({ folder, node: plugged }, ['memory.js'], env);
+    },
+    'npm install --omit=optional: the error says so': async () => {
+      const folder = path.join(temp, 'npm-omit');
+      await app(folder, [...npm, 'install', '--omit=optional', name]);
+      await expectNoAddon({ folder, node: [node] }, env, [
+        `the package ${host}.`,
+        '--omit=optional',
+      ]);
+    },
+    'npm install for another system: the error says so': async () => {
+      const folder = path.join(temp, 'npm-other');
+      const flags = [`--os=${other.os}`, `--cpu=${other.cpu}`];
+      await app(folder, [...npm, 'install', ...flags, name]);
+      expectAddons(installedAddons(folder), [other.packageName]);
+      await expectNoAddon({ folder, node: [node] }, env, [
+        `Installed is ${other.packageName}: `,
+      ]);
+    },
+    'pnpm add --no-optional: the error says so': async () => {
+      const folder = path.join(temp, 'pnpm-omit');
+      await app(folder, [...pnpm, 'add', '--no-optional', name]);
+      await expectNoAddon({ folder, node: [node] }, env, [
+        '--no-optional',
+        'pnpm-workspace.yaml',
+      ]);
+    },
+    "Plug'n'Play for another system: the error says so": async () => {
+      const folder = path.join(temp, 'pnp-other');
+      const files = yarnrc('pnp', { os: [other.os], cpu: [other.cpu] });
+      await app(folder, [...berry, 'add', name], files);
+      const plugged = [node, '--require', './.pnp.cjs'];
+      await expectNoAddon({ folder, node: plugged }, env, ['.yarnrc.yml']);
     },
     'ES module': async () => {
       write(npmFolder, { 'app.mjs': oneProgram() });
@@ -379,6 +437,21 @@ function checks(temp, registry, tool, amqpUrl) {
         await command([node, '--eval', build], npmFolder, env);
         await echo(npmApp, [file], env);
       }
+    },
+    'esbuild, with the package in the bundle: the error says so': async () => {
+      const folder = newFolder(path.join(temp, 'bundled'));
+      const options = {
+        stdin: { contents: `require('${name}')`, resolveDir: npmFolder },
+        outfile: path.join(folder, 'bundle.cjs'),
+        bundle: true,
+        platform: 'node',
+        // Otherwise esbuild itself has an error about the file of the addon.
+        external: [host],
+      };
+      const build = `require('esbuild').buildSync(${JSON.stringify(options)})`;
+      await command([node, '--eval', build], npmFolder, env);
+      const bundled = [node, '--require', './bundle.cjs'];
+      await expectNoAddon({ folder, node: bundled }, env, ['as external']);
     },
   };
 }

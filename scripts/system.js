@@ -16,9 +16,7 @@ const NEEDED = {
 
 script(async () => {
   const missing = Object.entries(NEEDED)
-    .filter(
-      ([command]) => !which(command, ['/usr/lib/rabbitmq/bin', '/usr/sbin']),
-    )
+    .filter(([command]) => !which(command, ['/usr/lib/rabbitmq/bin']))
     .map(([, name]) => name);
   if (missing.length === 0) {
     step(`${Object.keys(NEEDED).join(', ')} are here`);
