@@ -1,7 +1,5 @@
 'use strict';
 
-const EXIT_LIMIT = 5_000;
-
 const started = process.hrtime.bigint();
 
 function elapsed() {
@@ -29,8 +27,6 @@ class Problem extends Error {}
 async function script(main) {
   try {
     await main();
-    // Whatever is open still must not keep a script from ending.
-    setTimeout(() => process.exit(), EXIT_LIMIT).unref();
   } catch (error) {
     const text = error instanceof Problem ? error.message : error;
     console.error(`[${elapsed()}] FAILED:`, text);

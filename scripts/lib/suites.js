@@ -25,6 +25,7 @@ const { VARIABLE, unfinished } = require('./test-journal');
  */
 
 const MINUTE = 60_000;
+const EXIT_LIMIT = 5_000;
 
 const AVA_FAILURE =
   /^\s*(\d+) (?:(?:tests?|hooks?) failed|uncaught exceptions?|unhandled rejections?|tests? remained pending.*)$/;
@@ -225,6 +226,8 @@ function conclude(what, { passed, failed }) {
   step(failed ? `${what}: FAILED` : `${what}: all is well`);
   console.log(`${passed} passed, ${failed} failed`);
   if (failed) process.exitCode = 1;
+  // Whatever is open still must not keep a test run from ending.
+  setTimeout(() => process.exit(), EXIT_LIMIT).unref();
 }
 
 module.exports = { cargo, ava, jest, runAll, conclude };

@@ -54,7 +54,11 @@ function unfinished(journal) {
  * of message-engin is such a handle.
  */
 function openResources() {
-  const { libuv } = /** @type {any} */ (process.report.getReport());
+  /** @type {any} */
+  const { report } = process;
+  // Newer Nodes then look up no names of peers.
+  report.excludeNetwork = true;
+  const { libuv } = report.getReport();
   const names = [
     ...process.getActiveResourcesInfo(),
     ...libuv
