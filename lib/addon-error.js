@@ -153,8 +153,8 @@ function adviceOnMissing(wanted) {
     ];
   }
   return [
-    `${wanted} is an optional dependency. Installing with --omit=optional or ` +
-      '--no-optional leaves it out, and so can "omit" or "optional" in .npmrc, ' +
+    `${wanted} is an optional dependency. Installing with --omit=optional, ` +
+      '--no-optional or --ignore-optional leaves it out, and so can "omit" or "optional" in .npmrc, ' +
       'and a lock file that was made on another system.',
     'Install again without these options; for the lock file, remove it and ' +
       'node_modules first.',
