@@ -135,11 +135,14 @@ function defaultsOf(table) {
 
 test('the defaults of the tables are those of the code', (t) => {
   const httpServer = http.createServer();
-  const mq = mqSettings({});
+  const mq = mqSettings({}, 'worker');
   const ws = wsSettings({ httpServer, keyFn() {}, messageKeyFn() {} });
   const [{ host, port }] = mq.hosts;
-  const { product, version, platform, ...clientProperties } =
-    mq.clientProperties;
+  const clientProperties = { ...mq.clientProperties };
+  for (const own of ['product', 'version', 'platform', 'connection_name']) {
+    t.truthy(clientProperties[own], own);
+    delete clientProperties[own];
+  }
   const settings = {
     mqConf: { ...mq, host, port, clientProperties },
     // No limit is null inside; these two have but one value.
@@ -159,7 +162,6 @@ test('the defaults of the tables are those of the code', (t) => {
       t.deepEqual(value, wanted[option] ?? null, `${heading}.${option}`);
     }
   }
-  t.truthy(product && version && platform);
   t.is(mq.tls, null);
 });
 
