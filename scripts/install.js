@@ -169,7 +169,6 @@ httpServer.listen(process.env.PORT, () => {
  * @param {NodeJS.ProcessEnv} env
  */
 async function echo({ folder, node }, programs, env) {
-  // @ts-expect-error It comes without types.
   const { WebSocket } = require('ws');
   const output = path.join(folder, `${programs.join('-')}.txt`);
   const text = () => fs.readFileSync(output, 'utf8');
