@@ -4,6 +4,8 @@ const { fork } = require('node:child_process');
 const path = require('node:path');
 const { until } = require('./until');
 
+/** In ms: a process takes longer to start than anything else here. */
+const PATIENCE = 100_000;
 const FIXTURES = path.join(__dirname, '..', 'fixtures');
 
 /**
@@ -47,7 +49,7 @@ function run(t, name, env = {}) {
      * @param {() => T} condition
      */
     async wait(condition) {
-      const result = await until(() => condition() || script.ended);
+      const result = await until(() => condition() || script.ended, PATIENCE);
       if (result !== script.ended) return result;
       // What it did last may have come with its end.
       const last = condition();
@@ -58,7 +60,7 @@ function run(t, name, env = {}) {
     },
 
     /** How it ended, once it has. */
-    end: () => until(() => script.ended),
+    end: () => until(() => script.ended, PATIENCE),
   };
   for (const stream of /** @type {const} */ (['stdout', 'stderr'])) {
     child[stream].setEncoding('utf8');

@@ -69,7 +69,13 @@ class RawPeer {
     for (const each of new Set([socket, wire])) {
       each.on('error', (error) => (this.error = error));
     }
-    this.closed = new Promise((resolve) => socket.once('close', resolve));
+    this.isClosed = false;
+    this.closed = new Promise((resolve) => {
+      socket.once('close', (hadError) => {
+        this.isClosed = true;
+        resolve(hadError);
+      });
+    });
   }
 
   /** @param {Buffer} chunk */
@@ -98,9 +104,18 @@ class RawPeer {
     return new Promise((resolve) => this.socket.write(bytes, resolve));
   }
 
+  /** What the condition says; an error once nothing more can come. */
+  #wait(condition) {
+    return until(() => {
+      const value = condition();
+      if (!value && this.isClosed) throw new Error('the connection is closed');
+      return value;
+    });
+  }
+
   /** The response to the upgrade request. */
   response() {
-    return until(() => this.head);
+    return this.#wait(() => this.head);
   }
 
   /**
@@ -115,7 +130,7 @@ class RawPeer {
 
   /** The close frame of the server, whatever it sent before. */
   closeFrame() {
-    return until(() => this.frames.find(({ opcode }) => opcode === 8));
+    return this.#wait(() => this.frames.find(({ opcode }) => opcode === 8));
   }
 
   /** Leaves with a FIN. */
