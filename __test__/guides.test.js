@@ -146,6 +146,7 @@ for (const delivery of ['at-most-once', 'at-least-once']) {
     const bodies = [
       ['application/json', '{"a":[1]}', '{"a":[1]}'],
       ['application/json', '"text"', 'text'],
+      ['application/json', 'no JSON', 'no JSON'],
       ['text/plain', '"quoted"', '"quoted"'],
       ['application/octet-stream', 'bytes', Buffer.from('bytes')],
     ];
@@ -175,6 +176,7 @@ for (const delivery of ['at-most-once', 'at-least-once']) {
     );
     for (const [contentType, body] of [
       ['application/json', '{"a":[1]}'],
+      ['application/json', 'no JSON'],
       ['text/plain', 'text'],
       ['application/octet-stream', 'bytes'],
     ]) {
@@ -184,10 +186,10 @@ for (const delivery of ['at-most-once', 'at-least-once']) {
         messageId: 'mine',
       });
     }
-    await until(() => messages.length === 3);
+    await until(() => messages.length === 4);
     t.deepEqual(
       messages.map(({ message }) => message),
-      [{ a: [1] }, 'text', Buffer.from('bytes')],
+      [{ a: [1] }, 'no JSON', 'text', Buffer.from('bytes')],
     );
     for (const { headers, info } of messages) {
       t.deepEqual(headers, { from: 'elsewhere' });
