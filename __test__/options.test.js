@@ -176,6 +176,7 @@ const BAD_WS = [
   ['origins', ['https://a.example:x']],
   ['origins', [/a/]],
   ['origins', [undefined]],
+  ['origins', new Array(1)],
 ];
 
 for (const [option, value, given = value] of BAD_WS) {

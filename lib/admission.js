@@ -186,7 +186,7 @@ function originsOf(value) {
   if (value === null || isFunction(value)) return value;
   // An empty list is the mistake of whoever fills it, not a wish for nobody.
   if (!Array.isArray(value) || value.length === 0) return undefined;
-  const read = value.map(readOrigin);
+  const read = Array.from(value, (entry) => readOrigin(entry));
   if (read.some(({ fault }) => fault !== undefined)) return undefined;
   const known = new Set(read.map((entry) => entry.origin));
   return {
@@ -211,7 +211,7 @@ function originsFault(value) {
   if (value.length === 0) {
     return 'an empty array would refuse all web pages; to let all connect, leave it out';
   }
-  const read = value.map(readOrigin);
+  const read = Array.from(value, (entry) => readOrigin(entry));
   const index = read.findIndex(({ fault }) => fault !== undefined);
   return `entry ${index} ${read[index].fault}`;
 }
