@@ -166,14 +166,14 @@ test('a platform package without its addon, or with another one, is not packed',
 if (host.libc === 'glibc') {
   test('an addon that needs a newer glibc than is promised is not packed', (t) => {
     const { glibc } = inspectAddon(addon);
-    // The C library of GNU had this version from the first on x64, and on arm64.
+    // The symbols of the first glibc for x64 and for arm64 have these versions.
     t.true(glibc.some((version) => ['2.2.5', '2.17'].includes(version)));
     const check = () => packages.checkAddon(addon, host);
     const newest = glibc.at(-1);
     if (compareVersions(newest, packages.OLDEST_GLIBC) <= 0) {
       return t.notThrows(check);
     }
-    // This one was linked for the machine that it is tested on.
+    // A plain build is linked for the glibc of the machine.
     t.throws(check, {
       message: `${host.file} needs glibc ${newest}; the oldest supported is 2.17`,
     });

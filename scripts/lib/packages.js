@@ -11,7 +11,7 @@ const { LICENCE_FILES } = require('./licences');
 const { root } = require('./project');
 const { Problem } = require('./steps');
 
-/** The oldest C library of GNU that the addon is linked for: that of Rust's own. */
+/** The glibc that addons are linked for: the oldest that Rust's standard library supports. */
 const OLDEST_GLIBC = '2.17';
 const SYSTEMS = { linux: 'Linux', darwin: 'macOS', win32: 'Windows' };
 /** What package.json says to those who work on the package, not to its users. */
@@ -19,7 +19,7 @@ const DEVELOPMENT = ['ava', 'devDependencies', 'napi', 'overrides', 'scripts'];
 
 /**
  * @typedef {object} Platform
- * @property {string} target in Rust's words
+ * @property {string} target Rust's target triple
  * @property {string} name
  * @property {keyof typeof SYSTEMS} os
  * @property {string} cpu
