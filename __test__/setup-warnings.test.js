@@ -58,11 +58,11 @@ test.serial('servers that need not be warned of', async (t) => {
   // The gateway is closed in time.
   const closed = http.createServer();
   const before = closed.listenerCount('listening');
-  await (await start(t, closed, SHORT)).close();
+  await (await start(t, closed, LONG)).close();
   t.is(closed.listenerCount('listening'), before);
   // The server listens in time, and is closed again.
   const late = http.createServer();
-  await start(t, late, SHORT);
+  await start(t, late, LONG);
   await listen(t, late);
   late.close();
   // It is given its connections by another server.

@@ -37,7 +37,7 @@ async function speaks(t, url, transports) {
   // The upgrade from polling is over when this is emitted.
   const upgraded = gate();
   if (transports[0] === 'websocket') upgraded.open();
-  client.on('connect', () => client.io.engine.once('upgrade', upgraded.open));
+  client.io.engine.once('upgrade', upgraded.open);
   client.on('connect_error', upgraded.fail);
   await upgraded.promise;
   t.is(await client.timeout(20_000).emitWithAck('echo', 'hello'), 'hello');
