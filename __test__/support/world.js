@@ -13,6 +13,12 @@ const usual = {
 };
 
 /**
+ * In ms: a peer that is paused, or that answers no pings, is dropped by
+ * keepalive in no test but those about it, however slow the machine is.
+ */
+const QUIET = 600_000;
+
+/**
  * @param {import('ava').ExecutionContext} t
  * @param {http.Server} httpServer
  * @param {...any} where for listen; a free port of this machine without it
@@ -66,7 +72,8 @@ async function worker(t, mqConf) {
 async function door(t, mqConf, wsConf = {}) {
   const httpServer =
     wsConf.httpServer ?? (await listen(t, http.createServer()));
-  const conf = Object.assign({ ...usual, httpServer }, wsConf);
+  const defaults = { ...usual, keepaliveGracePeriod: QUIET, httpServer };
+  const conf = Object.assign(defaults, wsConf);
   const gateway = await server.start(mqConf, conf);
   t.teardown(() => gateway.close());
   const { port } = [httpServer].flat()[0].address();
