@@ -33,6 +33,8 @@ export declare class NativeClient {
    * and 0 for done, 1 for again, 2 for out of the queue.
    */
   settle(numbers: Array<number>): void
+  /** Consumes messages, statuses, both or neither. The event `givenBack` tells when a queue is not consumed any more. */
+  consume(messages: boolean, statuses: boolean): void
   /** Nothing more goes to the listeners. */
   stopReceiving(): void
   stats(): NativeClientStats
@@ -105,10 +107,10 @@ export interface NativeStats {
 export declare function readPfx(data: Buffer, passphrase: string): NativePfx
 
 /**
- * Connects, declares the shared queues and resolves to the client. `deliver` is called with batches, `event` for what
+ * Connects, declares the shared queues, consumes those of `messages` and `statuses`, and resolves to the client. `deliver` is called with batches, `event` for what
  * happens to the broker's connection.
  */
-export declare function startClient(broker: string, unique: string, deliver: (text: string, octets?: Buffer | null, fresh?: string[], first?: number, passing?: string[]) => boolean | null, event: (name: string, details: string) => void): Promise<NativeClient>
+export declare function startClient(broker: string, unique: string, messages: boolean, statuses: boolean, deliver: (text: string, octets?: Buffer | null, fresh?: string[], first?: number, passing?: string[]) => boolean | null, event: (name: string, details: string) => void): Promise<NativeClient>
 
 /**
  * Connects and resolves to the gateway. The functions are called in batches (`keys`), for what happens to the broker's

@@ -140,7 +140,9 @@ export class Client extends TypedEmitter<ClientEvents> {
   constructor(mqConf?: MqConf);
 
   /**
-   * Connects, declares the exchanges and queues and starts to consume.
+   * Connects, declares the exchanges and queues, and consumes messages while
+   * there are listeners for 'message', and statuses while there are some for
+   * 'status'; without listeners, other clients get them.
    * Resolves to this client. Rejects with a {@link MessageEnginError} when the
    * broker cannot be had within `mqConf.connectionTimeout`.
    */

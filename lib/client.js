@@ -2,6 +2,7 @@
 
 const { randomBytes } = require('node:crypto');
 const { EventEmitter } = require('node:events');
+const { Consumer } = require('./consumer');
 const { Deliveries } = require('./crossing');
 const { startClient } = require('./native');
 const { MessageEnginError, fromNative, textOf } = require('./errors');
@@ -13,7 +14,7 @@ const {
   safely,
 } = require('./line-events');
 const { Hearing } = require('./hearing');
-const { Listening } = require('./listening');
+const { AGAIN, DONE, Listening } = require('./listening');
 const { encodeHeaders, encodeMessage } = require('./message');
 const { mqSettings } = require('./mq-options');
 const { Outgoing } = require('./outgoing');
@@ -25,6 +26,7 @@ const { yieldable } = require('./yieldable');
  * @typedef {import('..').Client} PublicClient
  * @typedef {import('..').MqConf} MqConf
  * @typedef {InstanceType<typeof Hearing> | InstanceType<typeof Listening>} Ear
+ * @typedef {InstanceType<typeof import('./crossing').Delivery>} Delivery
  * @typedef {(error: Error | null, flushed?: boolean) => void} Done
  */
 
@@ -34,6 +36,16 @@ const CLOSE_PATIENCE = 5000;
 const SLOT_BYTES = 192;
 /** How long it waits for listeners that have something in hand, in ms. */
 const LISTENERS_PATIENCE = 30000;
+
+/** The methods of an EventEmitter that change its listeners. */
+const LISTENER_METHODS = /** @type {const} */ ([
+  'on',
+  'addListener',
+  'prependListener',
+  'off',
+  'removeListener',
+  'removeAllListeners',
+]);
 
 /**
  * The back-office side: gets what browsers send and whether they are there,
@@ -74,8 +86,29 @@ class Client extends EventEmitter {
   #refusal = noRoomError;
   /** Listeners have a batch in hand. */
   #delivering = false;
+  #messages = this.#consumer('message');
+  #statuses = this.#consumer('status');
   /** Null once it does not matter any more. @type {Ear | null} */
   #listening;
+
+  static {
+    // In place of the events 'newListener' and 'removeListener', since
+    // removeAllListeners() takes their listeners along. once() and
+    // prependOnceListener() go through these methods, both ways.
+    for (const name of LISTENER_METHODS) {
+      Object.defineProperty(Client.prototype, name, {
+        /** @this {Client} @param {[any, any]} args */
+        value(...args) {
+          const result = EventEmitter.prototype[name].apply(this, args);
+          this.#messages.listenersChanged();
+          this.#statuses.listenersChanged();
+          return result;
+        },
+        writable: true,
+        configurable: true,
+      });
+    }
+  }
 
   /** @param {MqConf} [mqConf] */
   constructor(mqConf) {
@@ -103,6 +136,8 @@ class Client extends EventEmitter {
       this.#native = await startClient(
         JSON.stringify(this.#settings),
         randomBytes(12).toString('hex'),
+        this.#messages.wanted,
+        this.#statuses.wanted,
         (...batch) => this.#deliver(...batch),
         (name, details) => this.#onLineEvent(name, details),
       );
@@ -111,6 +146,8 @@ class Client extends EventEmitter {
       this.#started = undefined;
       throw fromNative(error);
     }
+    // Listeners may have come or gone since.
+    this.#consume();
     this.#outgoing = new Outgoing(
       this.#native,
       this.#settings.bufferSize,
@@ -152,7 +189,14 @@ class Client extends EventEmitter {
       this.#release(goneError);
     }
     if (name === 'blocked') this.#outgoing?.blocked();
-    if (name === 'drain') this.#outgoing?.drained();
+    if (name === 'reconnecting') {
+      this.#messages.sessionLost();
+      this.#statuses.sessionLost();
+    }
+    if (name === 'givenBack') {
+      const { isStatus } = JSON.parse(details);
+      (isStatus ? this.#statuses : this.#messages).givenBack();
+    } else if (name === 'drain') this.#outgoing?.drained();
     else emitLineEvent(this, name, details);
   }
 
@@ -240,6 +284,8 @@ class Client extends EventEmitter {
     await this.#started?.catch(() => {});
     this.#native?.stopReceiving();
     await this.#replayed;
+    this.#messages.close();
+    this.#statuses.close();
     if (this.#listening) await within(timeout, this.#listening.done());
     this.#outgoing?.flush();
     this.#refusal = closedError;
@@ -273,13 +319,46 @@ class Client extends EventEmitter {
     const deliveries = this.#deliveries.open(...batch);
     if (this.#early) {
       // They count as heard, so a close() in the meantime waits for them.
-      this.#early.push(() => this.#hear(deliveries));
-    } else if (this.#closed) {
-      return null;
-    } else {
-      this.#hear(deliveries);
+      this.#early.push(() => this.#settleDone(this.#hear(deliveries)));
+      return false;
     }
-    return !this.#settles;
+    if (this.#closed) return null;
+    const heard = this.#hear(deliveries);
+    if (heard.length === deliveries.length) return !this.#settles;
+    this.#settleDone(heard);
+    return false;
+  }
+
+  /** @param {Delivery[]} deliveries that the listeners have returned from */
+  #settleDone(deliveries) {
+    if (!this.#settles) this.#settle(deliveries, DONE);
+  }
+
+  /**
+   * @param {Delivery[]} deliveries
+   * @param {number} outcome
+   */
+  #settle(deliveries, outcome) {
+    const numbers = deliveries.flatMap((each) => each.settlement(outcome));
+    if (numbers.length > 0) this.#native?.settle(numbers);
+  }
+
+  /** @param {string} event */
+  #consumer(event) {
+    return new Consumer(this, event, {
+      changed: () => this.#consume(),
+      tell: (delivery) => {
+        this.#delivering = true;
+        this.#tell(delivery);
+        this.#delivering = false;
+        this.#settleDone([delivery]);
+      },
+      giveBack: (deliveries) => this.#settle(deliveries, AGAIN),
+    });
+  }
+
+  #consume() {
+    this.#native?.consume(this.#messages.wanted, this.#statuses.wanted);
   }
 
   /** A delivery is done with when its listeners are. */
@@ -287,14 +366,23 @@ class Client extends EventEmitter {
     return this.#settings.delivery === 'at-least-once';
   }
 
-  /** @param {InstanceType<typeof import('./crossing').Delivery>[]} deliveries */
+  /**
+   * @param {Delivery[]} deliveries
+   * @returns {Delivery[]} those for which there were listeners
+   */
   #hear(deliveries) {
     this.#delivering = true;
-    for (const delivery of deliveries) this.#tell(delivery);
+    const heard = deliveries.filter((delivery) => {
+      const consumer = delivery.isStatus ? this.#statuses : this.#messages;
+      const isHeard = consumer.take(delivery);
+      if (isHeard) this.#tell(delivery);
+      return isHeard;
+    });
     this.#delivering = false;
+    return heard;
   }
 
-  /** @param {InstanceType<typeof import('./crossing').Delivery>} delivery */
+  /** @param {Delivery} delivery */
   #tell(delivery) {
     const message = delivery.message();
     this.#addToPayload(message, delivery);
@@ -324,7 +412,7 @@ class Client extends EventEmitter {
 
   /**
    * @param {any} message
-   * @param {InstanceType<typeof import('./crossing').Delivery>} delivery
+   * @param {Delivery} delivery
    */
   #addToPayload(message, delivery) {
     const { routingKeyInPayload, deliveryTagInPayload } = this.#settings;

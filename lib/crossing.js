@@ -273,6 +273,11 @@ class Delivery {
     return (this.#number(FLAGS) & (REDELIVERED | REPEATED)) !== 0;
   }
 
+  /** Of the broker's connection; its tags count within it. */
+  get session() {
+    return this.#number(SESSION);
+  }
+
   get isStatus() {
     return (this.#number(FLAGS) & STATUS) !== 0;
   }
@@ -288,7 +293,7 @@ class Delivery {
    */
   settlement(outcome) {
     return [
-      this.#number(SESSION),
+      this.session,
       this.isStatus ? 1 : 0,
       this.#number(TAG),
       this.#number(TAG_HIGH),

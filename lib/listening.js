@@ -112,4 +112,4 @@ class Listening {
   }
 }
 
-module.exports = { Listening };
+module.exports = { AGAIN, DONE, Listening };

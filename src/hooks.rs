@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::error::Error;
-use crate::message::Delivery;
+use crate::message::{Delivery, Route};
 
 /// The thread that answers: deliveries that are worked on there cross into no other.
 pub trait Place: Send + Sync {
@@ -84,4 +84,6 @@ pub trait LineEvents: Send + Sync {
     fn failed(&self, error: &Error);
     /// There is room again for a producer that was told to hold on.
     fn drain(&self);
+    /// The queue behind `route` is not consumed any more ([`crate::worker::Worker::consume`]).
+    fn given_back(&self, _route: Route) {}
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::broker::lane::AmqpBroker;
 use crate::broker::line::{Counters, Line};
 use crate::broker::memory::MemoryBroker;
-use crate::broker::topology::{Plan, Role};
+use crate::broker::topology::{Plan, Role, Routes};
 use crate::broker::{Acker, Batches, Broker, Settlement};
 use crate::buffer::{Level, Refused};
 use crate::config::{BrokerKind, BrokerSettings};
@@ -48,21 +48,23 @@ pub enum Sent {
 }
 
 impl Worker {
-    /// Resolves when the shared queues are declared and consumed. `unique` begins the ids of its messages.
+    /// Resolves when the shared queues are declared, and those of `consumed` are consumed. `unique` begins the ids of its
+    /// messages.
     pub async fn start(
         settings: BrokerSettings,
         unique: &str,
+        consumed: Routes,
         events: Arc<dyn LineEvents>,
         listeners: Arc<dyn Listeners>,
     ) -> Result<Worker> {
         match settings.kind {
             BrokerKind::Amqp => {
                 let broker = AmqpBroker::new(settings.clone(), listeners.place())?;
-                Worker::start_on(broker, settings, unique, events, listeners).await
+                Worker::start_on(broker, settings, unique, consumed, events, listeners).await
             }
             BrokerKind::Memory => {
                 let broker = MemoryBroker::named(&settings.memory_name);
-                Worker::start_on(broker, settings, unique, events, listeners).await
+                Worker::start_on(broker, settings, unique, consumed, events, listeners).await
             }
         }
     }
@@ -72,10 +74,11 @@ impl Worker {
         broker: impl Broker,
         settings: BrokerSettings,
         unique: &str,
+        consumed: Routes,
         events: Arc<dyn LineEvents>,
         listeners: Arc<dyn Listeners>,
     ) -> Result<Worker> {
-        let plan = Plan::new(&settings, Role::Worker, unique);
+        let plan = Plan::new(&settings, Role::Worker, unique).with_consumed(consumed);
         let place = listeners.place();
         let (line, batches) = Line::open(broker, plan, &settings, events.clone(), place.clone()).await?;
         let shared = Arc::new(Shared {
@@ -118,6 +121,12 @@ impl Worker {
         if let Some(acker) = acker.as_ref().filter(|acker| acker.session() == session) {
             acker.settle(route, tag, settlement);
         }
+    }
+
+    /// Consumes these queues and no others. `LineEvents::given_back` tells when one is not consumed any more; until then
+    /// deliveries from it may still come, and are the listeners' to settle.
+    pub fn consume(&self, routes: Routes) {
+        self.shared.line.consume(routes);
     }
 
     /// Nothing more goes to the listeners; what comes from now on goes back to its queue.

@@ -2,16 +2,19 @@
 
 mod common;
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::*;
 use futures_util::future::BoxFuture;
+use message_engin::broker::memory::MemoryBroker;
+use message_engin::broker::topology::{Plan, Role};
+use message_engin::broker::{Broker, Session};
 use message_engin::config::{SlowConsumer, SocketSettings};
 use message_engin::error::{Error, Result};
 use message_engin::hooks::{Heard as HeardBy, Listeners};
-use message_engin::message::{Delivery, Route, Value};
+use message_engin::message::{Delivery, Outgoing, Route, Value};
 use message_engin::worker::{Sent, Worker};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -222,7 +225,8 @@ async fn what_a_worker_has_not_looked_at_comes_to_the_next_one_in_order() {
         browser.send(&number.to_string()).await;
     }
     let shy = Arc::new(Shy(tokio::sync::Semaphore::new(0)));
-    let first = Worker::start(settings.clone(), "shy", Arc::<Events>::default(), shy.clone()).await.unwrap();
+    let first =
+        Worker::start(settings.clone(), "shy", everything(), Arc::<Events>::default(), shy.clone()).await.unwrap();
     within(shy.0.acquire_many(300)).await.unwrap().forget();
     within(first.close(PATIENCE)).await;
     let (second, mut heard) = worker(&settings).await;
@@ -253,4 +257,16 @@ async fn a_worker_goes_on_after_the_last_gateway_left_and_another_came() {
         }
         within(worker.close(PATIENCE)).await;
     }
+}
+
+#[tokio::test]
+async fn statuses_that_nobody_consumes_hold_up_no_messages() {
+    let memory = MemoryBroker::named("statuses that nobody consumes");
+    let session = memory.connect(&Plan::new(&broker("memory:"), Role::Gateway, "g")).await.unwrap();
+    let large = |route| Outgoing { route, ..octets("k", &[0; 1 << 20]) };
+    let mut batch: VecDeque<_> = (0..40).map(|_| large(Route::Status)).collect();
+    let dropped = within(session.publish(&mut batch)).await.unwrap();
+    assert!((20..30).contains(&dropped), "{dropped} of 40");
+    batch.push_back(large(Route::Receive));
+    assert_eq!(within(session.publish(&mut batch)).await.unwrap(), 0);
 }

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Events, broker, json};
+use common::{Events, broker, everything, json};
 use message_engin::broker::line::Line;
-use message_engin::broker::topology::{Plan, Role};
+use message_engin::broker::topology::{Plan, Role, Routes};
 use message_engin::broker::{Acker, Broker, Routed, Session, Settlement};
 use message_engin::config::{BackoffStrategy, BrokerSettings};
 use message_engin::error::{Error, Result};
@@ -31,6 +31,8 @@ struct State {
     blocked: Notify,
     /// Sessions take this many messages and then break.
     breaks_after: Mutex<Option<usize>>,
+    /// What was to be consumed: by the plan of each session, and within it.
+    consumed: Mutex<Vec<Routes>>,
 }
 
 fn lost() -> Error {
@@ -39,9 +41,13 @@ fn lost() -> Error {
 
 impl Broker for Fickle {
     type Session = Fickle;
-    async fn connect(&self, _plan: &Plan) -> Result<Fickle> {
+    async fn connect(&self, plan: &Plan) -> Result<Fickle> {
         let left = self.0.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        if left.is_ok() { Err(lost()) } else { Ok(self.clone()) }
+        if left.is_ok() {
+            return Err(lost());
+        }
+        self.0.consumed.lock().unwrap().push(plan.consumed);
+        Ok(self.clone())
     }
     fn address(&self) -> String {
         "here".into()
@@ -93,6 +99,13 @@ impl Session for Fickle {
     }
     fn unsettled(&self) -> VecDeque<Outgoing> {
         VecDeque::new()
+    }
+    async fn consume(&self, routes: Routes) -> Result<()> {
+        self.0.consumed.lock().unwrap().push(routes);
+        Ok(())
+    }
+    async fn given_back(&self) -> Route {
+        std::future::pending().await
     }
     async fn stop_receiving(&self) -> Result<()> {
         Ok(())
@@ -269,6 +282,25 @@ async fn no_jitter_goes_beyond_the_limit() {
     until(|| events.0.lock().unwrap().iter().any(|event| event == "ready")).await;
     let delay = |event: &String| event.rsplit(' ').next().and_then(|delay| delay.parse::<u64>().ok());
     assert!(events.0.lock().unwrap().iter().filter_map(delay).all(|delay| delay <= 60));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_consumed_can_be_changed_and_stays_so_through_a_reconnect() {
+    let fickle = Fickle::default();
+    let (line, events) = open(&fickle, &broker("memory:")).await;
+    let consumed = || std::mem::take(&mut *fickle.0.consumed.lock().unwrap());
+    let status: Routes = [Route::Status].into_iter().collect();
+    until(|| fickle.0.consumed.lock().unwrap().len() == 2).await;
+    assert_eq!(consumed(), [everything(); 2]);
+    for routes in [Routes::NONE, status] {
+        line.consume(routes);
+        until(|| !fickle.0.consumed.lock().unwrap().is_empty()).await;
+        assert_eq!(consumed(), [routes]);
+    }
+    fickle.0.cut.notify_one();
+    until(|| events.0.lock().unwrap().iter().any(|event| event == "ready")).await;
+    until(|| fickle.0.consumed.lock().unwrap().len() == 2).await;
+    assert_eq!(consumed(), [status; 2]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::apart::Apart;
 use super::carrier::Carrier;
-use super::topology::Plan;
+use super::topology::{Plan, Routes};
 use super::{Batch, Broker, Session, Settlement};
 use crate::buffer::Buffer;
 use crate::config::{BackoffStrategy, BrokerSettings};
@@ -44,6 +44,7 @@ pub struct Line {
     pub counters: Arc<Counters>,
     stop: watch::Sender<Stop>,
     quiet: watch::Sender<bool>,
+    consumed: watch::Sender<Routes>,
     ended: watch::Receiver<bool>,
 }
 
@@ -134,6 +135,7 @@ impl Line {
         let counters = Arc::new(Counters::default());
         let (stop, stopped) = watch::channel(Stop::No);
         let (quiet, quieted) = watch::channel(false);
+        let (consumed, wanted) = watch::channel(plan.consumed);
         let (end, ended) = watch::channel(false);
         let (batches, receiver) = mpsc::channel(BATCHES_WAITING);
         let (first, connected) = oneshot::channel();
@@ -148,6 +150,7 @@ impl Line {
             batches,
             stopped,
             quieted,
+            wanted,
             last_number: 0,
             timeout,
             backoff: Backoff {
@@ -163,10 +166,15 @@ impl Line {
             end.send_replace(true);
         });
         match connected.await {
-            Ok(Ok(())) => Ok((Line { outgoing, counters, stop, quiet, ended }, receiver)),
+            Ok(Ok(())) => Ok((Line { outgoing, counters, stop, quiet, consumed, ended }, receiver)),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(Error::Closed { what: "connection" }),
         }
+    }
+
+    /// Consumes these of the plan's queues and no others, in this session and those that follow.
+    pub fn consume(&self, routes: Routes) {
+        self.consumed.send_replace(routes);
     }
 
     /// Hands out nothing more; what comes from now on goes back to its queue.
@@ -200,6 +208,8 @@ struct Runner<B> {
     stopped: watch::Receiver<Stop>,
     /// No more deliveries are wanted.
     quieted: watch::Receiver<bool>,
+    /// What is to be consumed.
+    wanted: watch::Receiver<Routes>,
     /// Of the messages that have one.
     last_number: u64,
     timeout: Duration,
@@ -257,7 +267,9 @@ impl<B: Broker> Runner<B> {
     }
 
     async fn connect(&self) -> Result<B::Session> {
-        match tokio::time::timeout(self.timeout, self.broker.connect(&self.plan)).await {
+        let consumed = if *self.quieted.borrow() { Routes::NONE } else { *self.wanted.borrow() };
+        let plan = self.plan.clone().with_consumed(consumed);
+        match tokio::time::timeout(self.timeout, self.broker.connect(&plan)).await {
             Ok(result) => result,
             Err(_) => Err(Error::TimedOut {
                 address: self.broker.address(),
@@ -329,7 +341,15 @@ impl<B: Broker> Runner<B> {
         };
         let mut lost = Apart::new(session.lost(blocked));
         let place = self.place.as_deref().filter(|_| session.can_move());
-        let consume = consume(session.clone(), self.batches.clone(), self.quieted.clone(), self.plan.prefetch);
+        let consumption = Consumption {
+            session: session.clone(),
+            batches: self.batches.clone(),
+            quieted: self.quieted.clone(),
+            wanted: self.wanted.clone(),
+            prefetch: self.plan.prefetch,
+            events: self.events.clone(),
+        };
+        let consume = consume(consumption);
         let mut received = match place {
             Some(place) => Apart::new(run_at(place, consume)),
             None => Apart::new(consume),
@@ -384,12 +404,36 @@ impl Drop for AbortOnDrop {
     }
 }
 
-async fn consume<S: Session>(
+/// What consuming needs, at the place or here.
+struct Consumption<S> {
     session: Arc<S>,
     batches: mpsc::Sender<Batch>,
-    mut quieted: watch::Receiver<bool>,
+    quieted: watch::Receiver<bool>,
+    wanted: watch::Receiver<Routes>,
     prefetch: u16,
-) -> Result<()> {
+    events: Arc<dyn LineEvents>,
+}
+
+/// Has the session consume what is wanted. Ends with an error alone.
+async fn follow<S: Session>(session: &S, mut wanted: watch::Receiver<Routes>) -> Result<()> {
+    loop {
+        let routes = *wanted.borrow_and_update();
+        session.consume(routes).await?;
+        if wanted.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Tells which queues the session has given back.
+async fn tell_given_back<S: Session>(session: &S, events: &dyn LineEvents) {
+    loop {
+        events.given_back(session.given_back().await);
+    }
+}
+
+async fn consume<S: Session>(consumption: Consumption<S>) -> Result<()> {
+    let Consumption { session, batches, mut quieted, wanted: routes, prefetch, events } = consumption;
     let acker = session.acker();
     let mut wanted = !*quieted.borrow();
     if !wanted {
@@ -398,6 +442,12 @@ async fn consume<S: Session>(
     let mut quiet = Apart::new(async move {
         if quieted.wait_for(|quiet| *quiet).await.is_err() {
             std::future::pending().await
+        }
+    });
+    let mut followed = Apart::new(async {
+        tokio::select! {
+            result = follow(&*session, routes) => result,
+            () = tell_given_back(&*session, &*events) => Ok(()),
         }
     });
     let worthwhile = WORTHWHILE.min(usize::from(prefetch) / WORTHWHILE_PART);
@@ -413,6 +463,8 @@ async fn consume<S: Session>(
                 wanted = false;
                 session.stop_receiving().await?;
             }
+            // What ends consumers is not to start any again.
+            result = &mut followed, if wanted => return result,
             received = session.receive(&mut deliveries, RECEIVE_BATCH) => received?,
         }
         last = deliveries.len();

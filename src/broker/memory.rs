@@ -6,9 +6,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
-use super::topology::{self, ExchangeKind, Plan};
+use super::topology::{self, ExchangeKind, Plan, Routes};
 use super::{Acker, Broker, Routed, Session, Settlement, next_session};
 use crate::buffer::Weight;
 use crate::error::{Error, Result};
@@ -61,7 +61,7 @@ struct Stored {
 struct Consumer {
     id: u64,
     session: u32,
-    /// It takes no more.
+    /// It takes no more, for now or for good.
     cancelled: bool,
     route: Route,
     prefetch: usize,
@@ -137,7 +137,7 @@ impl Broker for MemoryBroker {
             declared.consumers.push_back(Consumer {
                 id,
                 session,
-                cancelled: false,
+                cancelled: !plan.consumed.contains(queue.route),
                 route: queue.route,
                 prefetch: plan.prefetch.max(1).into(),
                 next_tag: 1,
@@ -155,7 +155,9 @@ impl Broker for MemoryBroker {
         }
         drop(state);
         let acker = MemoryAcker { session, state: self.state.clone(), consumers };
-        Ok(MemorySession { plan: Arc::new(plan.clone()), acker: Arc::new(acker), inbox })
+        let (give_back, given_back) = mpsc::unbounded_channel();
+        let (plan, acker, given_back) = (Arc::new(plan.clone()), Arc::new(acker), given_back.into());
+        Ok(MemorySession { plan, acker, inbox, give_back, given_back })
     }
 
     fn address(&self) -> String {
@@ -167,21 +169,44 @@ pub struct MemorySession {
     plan: Arc<Plan>,
     acker: Arc<MemoryAcker>,
     inbox: Arc<Inbox>,
+    give_back: mpsc::UnboundedSender<Route>,
+    given_back: tokio::sync::Mutex<mpsc::UnboundedReceiver<Route>>,
 }
 
 impl MemorySession {
+    /// What a consumer has taken stays its own until it is settled, and tags go on: it is switched off and on, not replaced.
+    fn switch(&self, wanted: impl Fn(Route) -> bool) {
+        let mut state = lock(&self.acker.state);
+        for (route, name, id) in &self.acker.consumers {
+            let Some(queue) = state.queues.get_mut(name) else { continue };
+            for consumer in queue.consumers.iter_mut().filter(|consumer| consumer.id == *id) {
+                let was_cancelled = std::mem::replace(&mut consumer.cancelled, !wanted(*route));
+                if consumer.cancelled && !was_cancelled {
+                    let _ = self.give_back.send(*route);
+                }
+            }
+            queue.dispatch();
+        }
+    }
+
     /// Routes one message, or gives back what to wait for. A queue that is full holds the publisher back for all of them,
     /// as RabbitMQ's flow control does.
-    fn route(&self, message: &Outgoing) -> std::result::Result<(), Arc<Notify>> {
+    ///
+    /// Statuses that nobody listens to must not hold up the messages behind them: of those the oldest are dropped. Answers
+    /// how many.
+    fn route(&self, message: &Outgoing) -> std::result::Result<usize, Arc<Notify>> {
         let (exchange_name, key) = self.plan.target(message.route);
         let mut state = lock(&self.acker.state);
-        let Some(exchange) = state.exchanges.get(exchange_name) else { return Ok(()) };
+        let Some(exchange) = state.exchanges.get(exchange_name) else { return Ok(0) };
         let matches = |binding: &&(String, String)| exchange.kind == ExchangeKind::Fanout || binding.0 == key;
         let names: Vec<String> = exchange.bindings.iter().filter(matches).map(|binding| binding.1.clone()).collect();
+        let mut dropped = 0;
         for name in &names {
-            if let Some(queue) = state.queues.get(name)
-                && queue.weight >= QUEUE_LIMIT
-            {
+            let Some(queue) = state.queues.get_mut(name) else { continue };
+            if message.route == Route::Status && queue.consumers.iter().all(|consumer| consumer.cancelled) {
+                dropped += queue.drop_oldest();
+            }
+            if queue.weight >= QUEUE_LIMIT {
                 return Err(queue.room.clone());
             }
         }
@@ -198,7 +223,7 @@ impl MemorySession {
                 queue.dispatch();
             }
         }
-        Ok(())
+        Ok(dropped)
     }
 }
 
@@ -258,6 +283,17 @@ impl Queue {
         self.relieved();
     }
 
+    /// Until there is room for one more; answers how many.
+    fn drop_oldest(&mut self) -> usize {
+        let mut dropped = 0;
+        while self.weight >= QUEUE_LIMIT {
+            let Some(stored) = self.ready.pop_front() else { break };
+            self.weight -= stored.message.weight();
+            dropped += 1;
+        }
+        dropped
+    }
+
     fn relieved(&mut self) {
         if self.weight < QUEUE_LIMIT {
             self.room.notify_waiters();
@@ -284,9 +320,11 @@ impl Queue {
 
 impl Session for MemorySession {
     async fn publish(&self, batch: &mut VecDeque<Outgoing>) -> Result<usize> {
+        let mut dropped = 0;
         while let Some(message) = batch.front() {
             match self.route(message) {
-                Ok(()) => {
+                Ok(count) => {
+                    dropped += count;
                     batch.pop_front();
                 }
                 Err(room) => {
@@ -294,7 +332,8 @@ impl Session for MemorySession {
                     tokio::pin!(notified);
                     notified.as_mut().enable();
                     // Room may have come between the refusal and the registration.
-                    if self.route(message).is_ok() {
+                    if let Ok(count) = self.route(message) {
+                        dropped += count;
                         batch.pop_front();
                     } else {
                         notified.await;
@@ -302,7 +341,7 @@ impl Session for MemorySession {
                 }
             }
         }
-        Ok(0)
+        Ok(dropped)
     }
 
     async fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> Result<Routed> {
@@ -322,14 +361,20 @@ impl Session for MemorySession {
         VecDeque::new()
     }
 
-    async fn stop_receiving(&self) -> Result<()> {
-        let mut state = lock(&self.acker.state);
-        for (_, name, id) in &self.acker.consumers {
-            let Some(queue) = state.queues.get_mut(name) else { continue };
-            for consumer in queue.consumers.iter_mut().filter(|consumer| consumer.id == *id) {
-                consumer.cancelled = true;
-            }
+    async fn consume(&self, routes: Routes) -> Result<()> {
+        self.switch(|route| routes.contains(route));
+        Ok(())
+    }
+
+    async fn given_back(&self) -> Route {
+        match self.given_back.lock().await.recv().await {
+            Some(route) => route,
+            None => std::future::pending().await,
         }
+    }
+
+    async fn stop_receiving(&self) -> Result<()> {
+        self.switch(|_| false);
         Ok(())
     }
 

@@ -19,12 +19,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::error::{Error, Result};
 use crate::message::{Delivery, Outgoing, Route};
 pub use batch::{Batch, Batches};
-use topology::Plan;
+use topology::{Plan, Routes};
 
 pub trait Broker: Send + Sync + 'static {
     type Session: Session;
 
-    /// Connects, declares what `plan` says and starts to consume.
+    /// Connects, declares what `plan` says and starts to consume what it names.
     fn connect(&self, plan: &Plan) -> impl Future<Output = Result<Self::Session>> + Send;
 
     /// For error texts; never with login or password.
@@ -65,6 +65,15 @@ pub trait Session: Send + Sync + 'static {
     fn can_move(&self) -> bool {
         true
     }
+
+    /// Consumes these of the plan's queues and no others. Before a queue that no longer is among them has been given back
+    /// (see `given_back`) deliveries may still come from it. That takes until another client consumes it, where the broker
+    /// would delete it with its last consumer.
+    fn consume(&self, routes: Routes) -> impl Future<Output = Result<()>> + Send;
+
+    /// Resolves when a queue is not consumed here any more. What came from it and is settled as [`Settlement::Again`] from
+    /// now on goes to other consumers.
+    fn given_back(&self) -> impl Future<Output = Route> + Send;
 
     /// Asks the broker for no more; what is on its way may still come.
     fn stop_receiving(&self) -> impl Future<Output = Result<()>> + Send;

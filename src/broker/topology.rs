@@ -28,6 +28,24 @@ pub enum ExchangeKind {
     Fanout,
 }
 
+/// A set of routes: which of a plan's queues are consumed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Routes(u8);
+
+impl Routes {
+    pub const NONE: Routes = Routes(0);
+
+    pub fn contains(self, route: Route) -> bool {
+        self.0 & (1 << route as u8) != 0
+    }
+}
+
+impl FromIterator<Route> for Routes {
+    fn from_iter<I: IntoIterator<Item = Route>>(routes: I) -> Self {
+        Routes(routes.into_iter().fold(0, |set, route| set | (1 << route as u8)))
+    }
+}
+
 /// An exchange: not durable and deleted with its last binding, or durable and kept ([`Plan::is_reliable`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exchange {
@@ -48,13 +66,15 @@ pub struct Queue {
     pub private: bool,
 }
 
-/// All that one gateway or client declares and consumes.
+/// All that one gateway or client declares, and what it consumes of that.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub role: Role,
     pub exchanges: Vec<Exchange>,
-    /// Consumed here.
+    /// Declared here, and consumed as far as `consumed` says.
     pub queues: Vec<Queue>,
+    /// What a new session consumes from the start.
+    pub consumed: Routes,
     /// Declared here for others to consume, so that what is published has somewhere to wait.
     pub targets: Vec<Queue>,
     /// Deliveries that may be unacknowledged on one channel.
@@ -105,6 +125,7 @@ impl Plan {
         Plan {
             role,
             exchanges,
+            consumed: queues.iter().map(|queue| queue.route).collect(),
             queues,
             targets,
             guarantee: settings.delivery,
@@ -118,9 +139,18 @@ impl Plan {
         }
     }
 
+    pub fn with_consumed(self, consumed: Routes) -> Plan {
+        Plan { consumed, ..self }
+    }
+
     /// At least once: durable, confirmed, acknowledged one by one.
     pub fn is_reliable(&self) -> bool {
         self.guarantee == Guarantee::AtLeastOnce
+    }
+
+    /// Whether the broker deletes a queue, with all that waits in it, when its last consumer goes (autoDelete).
+    pub fn queue_ends_with_its_consumers(&self) -> bool {
+        !self.is_reliable()
     }
 
     /// Exchange name and routing key of what is published on `route`.

@@ -16,7 +16,7 @@ use super::crossing::{BatchArgs, Dictionary};
 use super::event_loop::{EventLoop, place};
 use crate::error::Error as CoreError;
 use crate::hooks::{Heard, Keys, LineEvents, Listeners, MessageKeys, Place};
-use crate::message::{Delivery, write_json_text};
+use crate::message::{Delivery, Route, write_json_text};
 
 /// A strong function: it keeps the process alive until it is dropped, as an open connection would.
 type Callback<T, Args, Return> = ThreadsafeFunction<T, Return, Args, Status, false, false, 0>;
@@ -245,5 +245,9 @@ impl LineEvents for EventFunction {
 
     fn drain(&self) {
         self.tell("drain", "{}".into());
+    }
+
+    fn given_back(&self, route: Route) {
+        self.tell("givenBack", format!("{{\"isStatus\":{}}}", route == Route::Status));
     }
 }

@@ -12,6 +12,7 @@ use super::crossing::{BatchArgs, Dictionary, outgoing_properties};
 use super::owner::{Owned, Owner};
 use super::{runtime, settings, to_js};
 use crate::broker::Settlement;
+use crate::broker::topology::Routes;
 use crate::config::{BrokerSettings, Guarantee};
 use crate::message::{Headers, Outgoing, Properties, Route};
 use crate::worker::{Sent, Worker};
@@ -61,7 +62,12 @@ pub struct NativeClientStats {
     pub reconnects: f64,
 }
 
-/// Connects, declares the shared queues and resolves to the client. `deliver` is called with batches, `event` for what
+fn routes(messages: bool, statuses: bool) -> Routes {
+    let all = [(Route::Receive, messages), (Route::Status, statuses)];
+    all.into_iter().filter(|(_, wanted)| *wanted).map(|(route, _)| route).collect()
+}
+
+/// Connects, declares the shared queues, consumes those of `messages` and `statuses`, and resolves to the client. `deliver` is called with batches, `event` for what
 /// happens to the broker's connection.
 #[napi(catch_unwind, ts_return_type = "Promise<NativeClient>")]
 #[allow(clippy::type_complexity)]
@@ -69,6 +75,8 @@ pub fn start_client<'env>(
     env: &'env Env,
     broker: String,
     unique: String,
+    messages: bool,
+    statuses: bool,
     #[napi(
         ts_arg_type = "(text: string, octets?: Buffer | null, fresh?: string[], first?: number, passing?: string[]) => boolean | null"
     )]
@@ -87,7 +95,7 @@ pub fn start_client<'env>(
     let owner = Owner::of(env)?;
     let (deferred, promise) = env.create_deferred()?;
     runtime()?.spawn(async move {
-        match Worker::start(broker, &unique, event, listeners).await {
+        match Worker::start(broker, &unique, routes(messages, statuses), event, listeners).await {
             Ok(worker) => {
                 owner.owns(worker.clone());
                 deferred
@@ -147,6 +155,12 @@ impl NativeClient {
             };
             self.worker.settle(one[0], route, tag, settlement);
         }
+    }
+
+    /// Consumes messages, statuses, both or neither. The event `givenBack` tells when a queue is not consumed any more.
+    #[napi(catch_unwind)]
+    pub fn consume(&self, messages: bool, statuses: bool) {
+        self.worker.consume(routes(messages, statuses));
     }
 
     /// Nothing more goes to the listeners.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{SinkExt, StreamExt};
+use message_engin::broker::topology::Routes;
 use message_engin::config::{BrokerSettings, SocketSettings};
 use message_engin::error::{Error, Result};
 use message_engin::gateway::{Arrival, Gateway, KeySource};
@@ -141,10 +142,16 @@ pub async fn gateway(settings: &BrokerSettings, socket: SocketSettings) -> Gatew
         .unwrap()
 }
 
+/// What a client with listeners for both consumes.
+pub fn everything() -> Routes {
+    [Route::Receive, Route::Status].into_iter().collect()
+}
+
 pub async fn worker(settings: &BrokerSettings) -> (Worker, mpsc::UnboundedReceiver<Delivery>) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let events = Arc::<Events>::default();
-    let worker = within(Worker::start(settings.clone(), "w", events, Arc::new(Heard(sender)))).await.unwrap();
+    let worker =
+        within(Worker::start(settings.clone(), "w", everything(), events, Arc::new(Heard(sender)))).await.unwrap();
     (worker, receiver)
 }
 

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use message_engin::broker::memory::MemoryBroker;
-use message_engin::broker::topology::{Plan, Role};
+use message_engin::broker::topology::{Plan, Role, Routes};
 use message_engin::broker::{Acker, Broker, Routed, Session};
 use message_engin::error::{Error, Result};
-use message_engin::message::{Delivery, Outgoing};
+use message_engin::message::{Delivery, Outgoing, Route};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -304,6 +304,17 @@ impl Session for FaultySession {
         }
         self.wire.handed(&into[before..]);
         Ok(())
+    }
+
+    async fn consume(&self, routes: Routes) -> Result<()> {
+        if self.wire.is_broken() {
+            return self.fail().await;
+        }
+        self.wire.inner.consume(routes).await
+    }
+
+    async fn given_back(&self) -> Route {
+        self.wire.inner.given_back().await
     }
 
     async fn stop_receiving(&self) -> Result<()> {

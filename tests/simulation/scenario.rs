@@ -7,6 +7,7 @@ use std::time::Duration;
 use message_engin::broker::memory::MemoryBroker;
 use message_engin::config::{BrokerSettings, Guarantee, SlowConsumer, SocketSettings};
 use message_engin::gateway::{Gateway, KeySource};
+use message_engin::message::Route;
 use message_engin::worker::Worker;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -168,7 +169,9 @@ impl World {
         let watcher = World::watcher(&line);
         let (settings, unique) = (self.settings.clone(), format!("w{}", line.id));
         let broker = self.faulty(&line, dice);
-        let worker = Worker::start_on(broker, settings, &unique, watcher.clone(), Arc::new(office)).await.unwrap();
+        let everything = [Route::Receive, Route::Status].into_iter().collect();
+        let worker =
+            Worker::start_on(broker, settings, &unique, everything, watcher.clone(), Arc::new(office)).await.unwrap();
         let _ = slot.set(worker.clone());
         self.workers.lock().unwrap().push((worker.clone(), line.clone()));
         sends.then(|| tokio::spawn(send(self.clone(), line, worker, watcher, dice.fork())))

@@ -1,6 +1,7 @@
 //! The connection that consumes: deliveries taken in place from one read buffer, acknowledged in multiples.
 
 use std::future::poll_fn;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -10,16 +11,16 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use lapin::protocol::{AMQPClass, basic, channel, connection, queue};
 use lapin::types::{AMQPValue, FieldTable};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::{Sleep, sleep};
 
 use super::connect::Connection;
-use super::declare::{bind, binding, type_argument};
+use super::declare::{Standing, bind, binding, type_argument};
 use super::outlet::Outlet;
 use super::settling::Settling;
 use super::stream::ReadEnd;
 use super::wire::{Broken, METHOD, Reader, method_frame, parse_method};
-use crate::broker::topology::{Plan, Queue};
+use crate::broker::topology::{Plan, Queue, Routes};
 use crate::broker::{Acker, Settlement, next_session};
 use crate::error::Result;
 use crate::hooks::Place;
@@ -33,6 +34,8 @@ const ACK_DELAY: Duration = Duration::from_millis(20);
 /// Bytes of bodies after which a batch is large enough.
 const MAX_BYTES: usize = 1024 * 1024;
 const CONSUMER_TAG: &str = "c";
+/// How often it is asked whether another client consumes a queue that is to be given back, at the most.
+const LEAVE_INTERVAL: Duration = Duration::from_secs(1);
 
 pub struct Consuming {
     reader: Mutex<Reading>,
@@ -40,13 +43,45 @@ pub struct Consuming {
     acks: Arc<Acks>,
     /// Queues of this process that go with it, when it ends in good order.
     own_queues: Vec<String>,
-    /// queue.bind of all that is consumed.
-    bindings: Vec<u8>,
+    queues: Vec<Queued>,
+    /// A queue is to be given back.
+    leaving: Notify,
+    give_back: mpsc::UnboundedSender<Route>,
+    given_back: Mutex<mpsc::UnboundedReceiver<Route>>,
     /// Publishers mark what may have come before.
     marks: bool,
     /// Deliveries are received at the place.
     pub moved: bool,
     pub heartbeat: Option<Duration>,
+}
+
+/// A queue of the plan, with frames for its channel.
+struct Queued {
+    route: Route,
+    state: std::sync::Mutex<Consumer>,
+    /// queue.bind
+    bind: Vec<u8>,
+    /// basic.consume, after declarations where the queue may have gone.
+    start: Vec<u8>,
+    /// The broker deletes it with its last consumer.
+    ends_with_consumers: bool,
+    /// queue.declare, passive: its answer says how many consumers there are.
+    count: Vec<u8>,
+}
+
+/// What this session does with a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Consumer {
+    None,
+    On,
+    /// To be cancelled when it is not the last one, since the broker would delete the queue with all that waits in it.
+    Leaving,
+}
+
+impl Queued {
+    fn state(&self) -> std::sync::MutexGuard<'_, Consumer> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 struct Reading {
@@ -124,6 +159,7 @@ impl Consuming {
     pub async fn new(
         mut connection: Connection,
         plan: &Plan,
+        standing: &Standing,
         anchors: &[&str],
         place: Option<&dyn Place>,
     ) -> Result<Consuming> {
@@ -137,19 +173,10 @@ impl Consuming {
             connection.call(id, &AMQPClass::Basic(basic::AMQPMethod::Qos(qos))).await?;
         }
         // Consuming starts last: a delivery between the answers above would not be expected there.
-        for (index, queue) in plan.queues.iter().enumerate() {
-            let consume = basic::Consume {
-                queue: queue.name.as_str().into(),
-                consumer_tag: CONSUMER_TAG.into(),
-                no_local: false,
-                no_ack: false,
-                // A queue that outlives its connection may still have that one's consumer.
-                exclusive: queue.private && !plan.is_reliable(),
-                nowait: true,
-                arguments: FieldTable::default(),
-            };
-            let frame = method_frame(channel_of(index), &AMQPClass::Basic(basic::AMQPMethod::Consume(consume)));
-            connection.write(&frame).await?;
+        let queues: Vec<Queued> =
+            plan.queues.iter().enumerate().map(|(index, queue)| queued(index, queue, plan, standing)).collect();
+        for queue in queues.iter().filter(|queue| *queue.state() == Consumer::On) {
+            connection.write(&queue.start).await?;
         }
         let (connection, moved) = match place {
             Some(place) => connection.read_at(place)?,
@@ -164,13 +191,17 @@ impl Consuming {
             enough: AtomicBool::new(false),
             reader: AtomicWaker::new(),
         };
+        let (give_back, given_back) = mpsc::unbounded_channel();
         let outlives = |queue: &&Queue| queue.private && plan.is_reliable();
         Ok(Consuming {
             reader: Mutex::new(Reading { reader, delay: None }),
             outlet: Mutex::new(outlet),
             acks: Arc::new(acks),
             own_queues: plan.queues.iter().filter(outlives).map(|queue| queue.name.clone()).collect(),
-            bindings: bindings(plan),
+            queues,
+            leaving: Notify::new(),
+            give_back,
+            given_back: Mutex::new(given_back),
             marks: plan.is_reliable(),
             moved,
             heartbeat,
@@ -247,9 +278,11 @@ impl Consuming {
                     into.push(delivery);
                 }
                 Some(false) => {
-                    if let Some((METHOD, _, payload)) = reader.take_frame().map_err(|broken| broken.to_string())? {
+                    if let Some((METHOD, channel, payload)) =
+                        reader.take_frame().map_err(|broken| broken.to_string())?
+                    {
                         let class = parse_method(&payload).map_err(|broken| broken.to_string())?;
-                        self.control(class).await?;
+                        self.control(channel, class).await?;
                     }
                 }
             }
@@ -258,7 +291,7 @@ impl Consuming {
     }
 
     /// Everything that ends consuming ends the session: it is made anew from the start.
-    async fn control(&self, class: AMQPClass) -> std::result::Result<(), String> {
+    async fn control(&self, channel: u16, class: AMQPClass) -> std::result::Result<(), String> {
         match class {
             AMQPClass::Connection(connection::AMQPMethod::Close(close)) => {
                 let answer = AMQPClass::Connection(connection::AMQPMethod::CloseOk(connection::CloseOk {}));
@@ -266,6 +299,9 @@ impl Consuming {
                 Err(close.reply_text.to_string())
             }
             AMQPClass::Channel(channel::AMQPMethod::Close(close)) => Err(close.reply_text.to_string()),
+            AMQPClass::Queue(queue::AMQPMethod::DeclareOk(declared)) if declared.consumer_count > 1 => {
+                self.cancel_leaving(channel).await.map_err(|broken| broken.to_string())
+            }
             AMQPClass::Basic(basic::AMQPMethod::Cancel(_)) => Err("the broker cancelled the consumer".into()),
             _ => Ok(()),
         }
@@ -292,17 +328,97 @@ impl Consuming {
 
     /// Says the bindings of what is consumed once more. Without the exchange this ends the channel, and with it the session.
     pub async fn bind_again(&self) -> std::result::Result<(), Broken> {
-        self.outlet.lock().await.write(&self.bindings).await
+        let consumed = self.queues.iter().filter(|queue| *queue.state() != Consumer::None);
+        let frames: Vec<u8> = consumed.flat_map(|queue| queue.bind.iter().copied()).collect();
+        if frames.is_empty() { Ok(()) } else { self.outlet.lock().await.write(&frames).await }
+    }
+
+    /// Consumes these queues and no others. One that ends with its last consumer is left to [`leave`](Self::leave).
+    pub async fn consume(&self, routes: Routes) -> std::result::Result<(), Broken> {
+        let mut outlet = self.outlet.lock().await;
+        let (mut frames, mut given_back) = (Vec::new(), Vec::new());
+        for (index, queue) in self.queues.iter().enumerate() {
+            let mut state = queue.state();
+            match (*state, routes.contains(queue.route)) {
+                (Consumer::None, true) => {
+                    frames.extend_from_slice(&queue.start);
+                    *state = Consumer::On;
+                }
+                (Consumer::Leaving, true) => *state = Consumer::On,
+                (Consumer::On, false) if queue.ends_with_consumers => {
+                    *state = Consumer::Leaving;
+                    self.leaving.notify_one();
+                }
+                (Consumer::On, false) => {
+                    frames.extend(cancel(index));
+                    given_back.push(queue.route);
+                    *state = Consumer::None;
+                }
+                _ => (),
+            }
+        }
+        if !frames.is_empty() {
+            outlet.write(&frames).await?;
+        }
+        // What is said to go back now goes out behind the cancel, and cannot come here again.
+        for route in given_back {
+            let _ = self.give_back.send(route);
+        }
+        Ok(())
+    }
+
+    pub async fn given_back(&self) -> Route {
+        match self.given_back.lock().await.recv().await {
+            Some(route) => route,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Asks, as long as a queue is to be left, how many consumers it has; the reader sees the answer. At random times, since
+    /// two clients that leave at the same moment would each take the other for the one that stays.
+    pub async fn leave(&self) -> Broken {
+        loop {
+            let leaving = || self.queues.iter().filter(|queue| *queue.state() == Consumer::Leaving);
+            if leaving().next().is_none() {
+                self.leaving.notified().await;
+            }
+            sleep(LEAVE_INTERVAL.mul_f64(random_part())).await;
+            let frames: Vec<u8> = leaving().flat_map(|queue| queue.count.iter().copied()).collect();
+            if !frames.is_empty()
+                && let Err(broken) = self.outlet.lock().await.write(&frames).await
+            {
+                return broken;
+            }
+        }
+    }
+
+    /// There is another consumer.
+    async fn cancel_leaving(&self, channel: u16) -> std::result::Result<(), Broken> {
+        let index = usize::from(channel).wrapping_sub(1);
+        let Some(queue) = self.queues.get(index) else { return Ok(()) };
+        let mut outlet = self.outlet.lock().await;
+        {
+            let mut state = queue.state();
+            if *state != Consumer::Leaving {
+                return Ok(());
+            }
+            *state = Consumer::None;
+        }
+        outlet.write(&cancel(index)).await?;
+        let _ = self.give_back.send(queue.route);
+        Ok(())
     }
 
     /// Ends the consumers; what is on its way still comes.
     pub async fn stop(&self) -> std::result::Result<(), Broken> {
+        let mut outlet = self.outlet.lock().await;
         let mut frames = Vec::new();
-        for (index, _) in self.acks.channels.iter().enumerate() {
-            let cancel = basic::Cancel { consumer_tag: CONSUMER_TAG.into(), nowait: true };
-            frames.extend(method_frame(channel_of(index), &AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel))));
+        for (index, queue) in self.queues.iter().enumerate() {
+            if std::mem::replace(&mut *queue.state(), Consumer::None) != Consumer::None {
+                frames.extend(cancel(index));
+            }
         }
-        self.outlet.lock().await.write(&frames).await
+        if frames.is_empty() { Ok(()) } else { outlet.write(&frames).await }
     }
 
     /// Acknowledges what has been handled and says goodbye; deliveries that are on their way go back to their queue.
@@ -337,11 +453,50 @@ impl Consuming {
     }
 }
 
-fn bindings(plan: &Plan) -> Vec<u8> {
-    let frames = plan.queues.iter().enumerate().map(|(index, queue)| {
-        method_frame(channel_of(index), &binding(queue, &queue.exchange, &queue.binding_key, true))
-    });
-    frames.flatten().collect()
+fn queued(index: usize, queue: &Queue, plan: &Plan, standing: &Standing) -> Queued {
+    let channel = channel_of(index);
+    let bind = method_frame(channel, &binding(queue, &queue.exchange, &queue.binding_key, true));
+    let ends_with_consumers = !queue.private && plan.queue_ends_with_its_consumers();
+    let mut methods = if ends_with_consumers { standing.declare_again(plan, queue) } else { Vec::new() };
+    methods.push(AMQPClass::Basic(basic::AMQPMethod::Consume(basic::Consume {
+        queue: queue.name.as_str().into(),
+        consumer_tag: CONSUMER_TAG.into(),
+        no_local: false,
+        no_ack: false,
+        // A queue that outlives its connection may still have that one's consumer.
+        exclusive: queue.private && !plan.is_reliable(),
+        nowait: true,
+        arguments: FieldTable::default(),
+    })));
+    let count = queue::Declare {
+        queue: queue.name.as_str().into(),
+        passive: true,
+        durable: false,
+        exclusive: false,
+        auto_delete: false,
+        nowait: false,
+        arguments: FieldTable::default(),
+    };
+    let state = if plan.consumed.contains(queue.route) { Consumer::On } else { Consumer::None };
+    Queued {
+        route: queue.route,
+        state: std::sync::Mutex::new(state),
+        bind,
+        start: methods.iter().flat_map(|method| method_frame(channel, method)).collect(),
+        ends_with_consumers,
+        count: method_frame(channel, &AMQPClass::Queue(queue::AMQPMethod::Declare(count))),
+    }
+}
+
+/// basic.cancel
+fn cancel(index: usize) -> Vec<u8> {
+    let cancel = basic::Cancel { consumer_tag: CONSUMER_TAG.into(), nowait: true };
+    method_frame(channel_of(index), &AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)))
+}
+
+/// From 0 to 1.
+fn random_part() -> f64 {
+    RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64
 }
 
 async fn declare_private(

@@ -13,7 +13,7 @@ use lapin::types::{AMQPValue, FieldTable};
 
 use super::connect::Connection;
 use super::tls::Tls;
-use crate::broker::topology::{ExchangeKind, Plan, Queue};
+use crate::broker::topology::{Exchange, ExchangeKind, Plan, Queue};
 use crate::config::{BrokerSettings, Host, QueueType};
 use crate::error::{Error, Result};
 use crate::message::Route;
@@ -36,8 +36,32 @@ pub(super) struct Control {
 pub(super) struct Declared {
     pub connection: Connection,
     pub host: Host,
-    /// The exchanges that stand as they were declared.
-    pub as_declared: Vec<String>,
+    pub standing: Standing,
+}
+
+/// What stands as it was declared, by name; the others were there with other properties.
+#[derive(Default)]
+pub(super) struct Standing {
+    pub exchanges: Vec<String>,
+    pub queues: Vec<String>,
+    /// The shared queues were declared durable.
+    pub durable: bool,
+}
+
+impl Standing {
+    /// Declares a shared queue, its exchange and its binding once more, with no answer: what was autoDelete may have gone.
+    /// What stood with other properties is not declared, which would end the channel.
+    pub fn declare_again(&self, plan: &Plan, queue: &Queue) -> Vec<AMQPClass> {
+        let exchange = plan.exchanges.iter().find(|exchange| exchange.name == queue.exchange);
+        let exchange = exchange.filter(|exchange| self.exchanges.contains(&exchange.name));
+        let mut methods = Vec::new();
+        methods.extend(exchange.map(|exchange| exchange_method(plan, exchange, true)));
+        if self.queues.contains(&queue.name) {
+            methods.push(shared_queue_method(plan, queue, self.durable, true));
+        }
+        methods.push(binding(queue, &queue.exchange, &queue.binding_key, true));
+        methods
+    }
 }
 
 impl Control {
@@ -49,11 +73,11 @@ impl Control {
             Err(Error::Refused { code: "INTERNAL_ERROR", .. }) if !durable && !plan.is_reliable() => {
                 // The same host again: those before it in the list have cost their time already.
                 let connection = self.connect(&host).await?;
-                let (connection, as_declared) = declare_on(connection, plan, true).await?;
+                let (connection, standing) = declare_on(connection, plan, true).await?;
                 self.durable_queues.store(true, Ordering::Relaxed);
-                Ok(Declared { connection, host, as_declared })
+                Ok(Declared { connection, host, standing })
             }
-            result => result.map(|(connection, as_declared)| Declared { connection, host, as_declared }),
+            result => result.map(|(connection, standing)| Declared { connection, host, standing }),
         }
     }
 
@@ -112,18 +136,21 @@ impl Control {
     }
 }
 
-/// Declares what is shared on a connection, and gives it back with the names of the exchanges that stand as declared.
-async fn declare_on(mut connection: Connection, plan: &Plan, durable: bool) -> Result<(Connection, Vec<String>)> {
+/// Declares what is shared on a connection, and gives it back with what stands as declared.
+async fn declare_on(mut connection: Connection, plan: &Plan, durable: bool) -> Result<(Connection, Standing)> {
     connection.open_channel(CHANNEL).await?;
-    let as_declared = exchanges(&mut connection, plan).await?;
+    let exchanges = exchanges(&mut connection, plan).await?;
+    let mut standing = Standing { exchanges, queues: Vec::new(), durable };
     if let Some(name) = &plan.dead_letter_exchange {
         dead_letter_exchange(&mut connection, name).await?;
     }
     for queue in plan.queues.iter().filter(|queue| !queue.private).chain(&plan.targets) {
-        shared_queue(&mut connection, plan, queue, durable).await?;
+        if shared_queue(&mut connection, plan, queue, durable).await? {
+            standing.queues.push(queue.name.clone());
+        }
     }
     connection.close_channel(CHANNEL).await?;
-    Ok((connection, as_declared))
+    Ok((connection, standing))
 }
 
 /// Whether it stands as declared; what exists otherwise is left as it is, and the channel is opened again. `option` names
@@ -148,32 +175,35 @@ async fn stands(connection: &mut Connection, plan: &Plan, declare: &AMQPClass, o
 
 async fn exchanges(connection: &mut Connection, plan: &Plan) -> Result<Vec<String>> {
     let mut as_declared = Vec::new();
-    let reliable = plan.is_reliable();
     for exchange in &plan.exchanges {
-        let declare = exchange::Declare {
-            exchange: exchange.name.as_str().into(),
-            kind: match exchange.kind {
-                ExchangeKind::Direct => "direct".into(),
-                ExchangeKind::Fanout => "fanout".into(),
-            },
-            passive: false,
-            durable: reliable,
-            auto_delete: !reliable,
-            internal: false,
-            nowait: false,
-            arguments: FieldTable::default(),
-        };
         let option = match exchange.route {
             Route::Receive => "receiveExchange",
             Route::Status => "statusExchange",
             Route::Message => "messageExchange",
         };
-        let declare = AMQPClass::Exchange(exchange::AMQPMethod::Declare(declare));
-        if stands(connection, plan, &declare, option).await? {
+        if stands(connection, plan, &exchange_method(plan, exchange, false), option).await? {
             as_declared.push(exchange.name.clone());
         }
     }
     Ok(as_declared)
+}
+
+/// exchange.declare; with `nowait` there is no answer.
+fn exchange_method(plan: &Plan, exchange: &Exchange, nowait: bool) -> AMQPClass {
+    let reliable = plan.is_reliable();
+    AMQPClass::Exchange(exchange::AMQPMethod::Declare(exchange::Declare {
+        exchange: exchange.name.as_str().into(),
+        kind: match exchange.kind {
+            ExchangeKind::Direct => "direct".into(),
+            ExchangeKind::Fanout => "fanout".into(),
+        },
+        passive: false,
+        durable: reliable,
+        auto_delete: !reliable,
+        internal: false,
+        nowait,
+        arguments: FieldTable::default(),
+    }))
 }
 
 /// It is the user's: kind and properties are theirs to choose.
@@ -198,7 +228,16 @@ async fn dead_letter_exchange(connection: &mut Connection, name: &str) -> Result
     }
 }
 
-async fn shared_queue(connection: &mut Connection, plan: &Plan, queue: &Queue, durable: bool) -> Result<()> {
+/// Declares and binds it; answers whether it stands as declared.
+async fn shared_queue(connection: &mut Connection, plan: &Plan, queue: &Queue, durable: bool) -> Result<bool> {
+    let option = if queue.route == Route::Status { "statusQueue" } else { "receiveQueue" };
+    let stands = stands(connection, plan, &shared_queue_method(plan, queue, durable, false), option).await?;
+    bind(connection, CHANNEL, queue, &queue.exchange, &queue.binding_key).await?;
+    Ok(stands)
+}
+
+/// queue.declare of a shared queue; with `nowait` there is no answer.
+fn shared_queue_method(plan: &Plan, queue: &Queue, durable: bool, nowait: bool) -> AMQPClass {
     let reliable = plan.is_reliable();
     let mut arguments = FieldTable::default();
     if reliable {
@@ -207,18 +246,15 @@ async fn shared_queue(connection: &mut Connection, plan: &Plan, queue: &Queue, d
             arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString(name.as_str().into()));
         }
     }
-    let declare = queue::Declare {
+    AMQPClass::Queue(queue::AMQPMethod::Declare(queue::Declare {
         queue: queue.name.as_str().into(),
         passive: false,
         durable: durable || reliable,
         exclusive: false,
-        auto_delete: !reliable,
-        nowait: false,
+        auto_delete: plan.queue_ends_with_its_consumers(),
+        nowait,
         arguments,
-    };
-    let option = if queue.route == Route::Status { "statusQueue" } else { "receiveQueue" };
-    stands(connection, plan, &AMQPClass::Queue(queue::AMQPMethod::Declare(declare)), option).await?;
-    bind(connection, CHANNEL, queue, &queue.exchange, &queue.binding_key).await
+    }))
 }
 
 /// Classic is what a broker makes of a queue that says nothing, unless its virtual host says otherwise.

@@ -33,12 +33,12 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
-use super::topology::{ExchangeKind, Plan};
+use super::topology::{ExchangeKind, Plan, Routes};
 use super::{Acker, Broker, Routed, Session};
 use crate::config::{BrokerSettings, Host};
 use crate::error::{Error, Result};
 use crate::hooks::Place;
-use crate::message::{Delivery, Outgoing};
+use crate::message::{Delivery, Outgoing, Route};
 use consuming::Consuming;
 use declare::{Control, Declared};
 use publishing::{Offered, Published, Publishing};
@@ -81,14 +81,14 @@ impl AmqpBroker {
         for queue in plan.queues.iter_mut().filter(|queue| queue.private && renamed) {
             queue.name = format!("{}-{session}", queue.name);
         }
-        let Declared { connection, host, as_declared } = self.control.declare(&plan).await?;
+        let Declared { connection, host, standing } = self.control.declare(&plan).await?;
         let anchors: Vec<&str> = plan
             .exchanges
             .iter()
-            .filter(|exchange| exchange.kind == ExchangeKind::Direct && as_declared.contains(&exchange.name))
+            .filter(|exchange| exchange.kind == ExchangeKind::Direct && standing.exchanges.contains(&exchange.name))
             .map(|exchange| exchange.name.as_str())
             .collect();
-        let consuming = Consuming::new(connection, &plan, &anchors, self.place.as_deref()).await?;
+        let consuming = Consuming::new(connection, &plan, &standing, &anchors, self.place.as_deref()).await?;
         let publishing = Publishing::new(self.control.connect(&host).await?, &plan).await?;
         self.control.first.store(0, Ordering::Relaxed);
         Ok(AmqpSession {
@@ -453,6 +453,14 @@ impl Session for AmqpSession {
         self.consuming.moved
     }
 
+    async fn consume(&self, routes: Routes) -> Result<()> {
+        self.consuming.consume(routes).await.map_err(|broken| self.broken(broken))
+    }
+
+    async fn given_back(&self) -> Route {
+        self.consuming.given_back().await
+    }
+
     async fn stop_receiving(&self) -> Result<()> {
         self.consuming.stop().await.map_err(|broken| self.broken(broken))
     }
@@ -466,6 +474,7 @@ impl Session for AmqpSession {
         let detail = tokio::select! {
             detail = self.publishing.listen(heard, blocked) => detail,
             detail = self.bind_again() => detail,
+            broken = self.consuming.leave() => broken.to_string(),
             () = self.publishing.neglected() => "the broker confirms nothing".to_owned(),
             detail = self.beat() => detail,
         };
