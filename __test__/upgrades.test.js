@@ -146,6 +146,7 @@ async function withNeighbour(way, ws, options) {
 
 plainAndSecure(test, 'requests', async (t, way) => {
   const world = await withNeighbour(way);
+  let refused = 0;
   for (const [what, [request, status]] of Object.entries(REQUESTS)) {
     const raw = await way.raw();
     raw.socket.write(request, 'latin1');
@@ -158,10 +159,13 @@ plainAndSecure(test, 'requests', async (t, way) => {
       status === 426 ? '13' : undefined,
       what,
     );
+    // Node's own refusals have no reason.
+    if (headers['x-websocket-reject-reason']) refused += 1;
     if (status >= 400) await until(() => raw.ended);
     t.true(await world.hears(), what);
     await raw.leave();
   }
+  t.is(world.gateway.stats().rejected, refused);
 });
 
 plainAndSecure(test, 'what goes back holds one header each', async (t, way) => {
