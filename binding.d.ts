@@ -16,6 +16,8 @@ export declare class Bridge {
   input(bytes: Buffer): boolean
   /** The socket has written so many bytes of what it was given. */
   written(bytes: number): void
+  /** Looks at the kernel's queue of the socket's descriptor, for the next time that keepalive asks. */
+  measure(fd: number): void
   /** The other side has sent its last byte. */
   end(): void
   /** The socket is gone. */
@@ -116,7 +118,7 @@ export declare function startClient(broker: string, unique: string, messages: bo
  * Connects and resolves to the gateway. The functions are called in batches (`keys`), for what happens to the broker's
  * connection (`event`), and for sockets that stay with Node (`output`).
  */
-export declare function startGateway(broker: string, socket: string, unique: string, keys: (text: string, octets?: Buffer | null, fresh?: string[], first?: number, passing?: string[]) => string | Array<string | string[] | null>, event: (name: string, details: string) => void, output: (id: number, what: string, bytes?: Buffer) => void): Promise<NativeGateway>
+export declare function startGateway(broker: string, socket: string, unique: string, keys: (text: string, octets?: Buffer | null, fresh?: string[], first?: number, passing?: string[]) => string | Array<string | string[] | null>, event: (name: string, details: string) => void, output: (id: number, what: 'write' | 'resume' | 'measure' | 'end' | 'destroy', bytes?: Buffer) => void): Promise<NativeGateway>
 
 /** Starts the runtime with so many threads unless it runs already; returns how many it has. */
 export declare function useThreads(threads: number): number

@@ -629,7 +629,10 @@ export interface WsOptions {
 
   /** Ping connections that are silent. Default true. */
   keepalive?: boolean;
-  /** Silence until the ping, in ms. Default 20000. */
+  /**
+   * Silence until the ping, in ms: nothing is read from the browser, and it
+   * takes nothing that waits for it. Default 20000.
+   */
   keepaliveInterval?: number;
   /** Drop connections that do not answer the ping. Default true. */
   dropConnectionOnKeepaliveTimeout?: boolean;

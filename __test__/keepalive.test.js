@@ -3,10 +3,12 @@
 // Silence is answered by a ping, and silence after that by letting go; whoever
 // reads too slowly is let go as well, and neighbours do not notice.
 
+const { setTimeout: delay } = require('node:timers/promises');
 const test = require('ava');
 const { forEachBroker } = require('./support/brokers');
 const { OP, frame } = require('./support/frames');
 const { until } = require('./support/until');
+const { everyWay } = require('./support/ways');
 const { open } = require('./support/world');
 
 // One after the other: times are short here, and a flood would hold up the
@@ -101,6 +103,73 @@ inTurn('without keepalive nobody is pinged', async (t, broker) => {
   );
   for (const world of [none, native, kept]) t.is(world.gateway.size, 1);
 });
+
+const MIB = 1024 * 1024;
+
+/** What a slow peer reads in a second. */
+const SPEED = 4 * MIB;
+
+/**
+ * A peer that is sent a large message, reads as much of it as it is told to, and
+ * answers no ping. Not beside other tests: encoding such a message keeps this
+ * process from reading.
+ */
+async function slowly(t, way, { size, reads }) {
+  const world = await way.open({
+    keepaliveInterval: 2000,
+    keepaliveGracePeriod: 2000,
+    maxBackpressure: 2 * size,
+  });
+  const raw = await way.rawOpen('slow');
+  raw.socket.pause();
+  let count = 0;
+  raw.socket.on('data', ({ length }) => (count += length));
+  // A Buffer takes the least work; nobody reads or answers meanwhile.
+  world.client.send(Buffer.alloc(size), { to: 'slow' });
+  const began = performance.now();
+  await until(async () => {
+    const due = ((performance.now() - began) / 1000) * SPEED;
+    while (count < Math.min(due, reads) && raw.socket.read() !== null);
+    await delay(10);
+    return count >= reads || raw.socket.destroyed;
+  });
+  return { world, raw };
+}
+
+everyWay(
+  test.serial,
+  'a peer that reads all the time stays, though it cannot answer yet',
+  async (t, way) => {
+    // The peer reads for far longer than it may be silent, and the buffers of
+    // both ends hold only a part of it.
+    const size = 20 * MIB;
+    const { world, raw } = await slowly(t, way, { size, reads: size });
+    raw.socket.resume();
+    await until(() => raw.messages.length === 1);
+    t.is(raw.messages[0].length, size);
+    t.is(world.statuses.length, 1);
+    t.deepEqual(await world.told(2), [
+      [1, 'slow'],
+      [0, 'slow', 1006, 'Peer not responding.'],
+    ]);
+  },
+);
+
+everyWay(
+  test.serial,
+  'a peer that stops reading in the middle of a message is dropped',
+  async (t, way) => {
+    const { world, raw } = await slowly(t, way, {
+      size: 12 * MIB,
+      reads: MIB,
+    });
+    t.deepEqual(await world.told(2), [
+      [1, 'slow'],
+      [0, 'slow', 1006, 'Peer not responding.'],
+    ]);
+    t.is(raw.messages.length, 0);
+  },
+);
 
 /** Sends to 'slow', who does not read, until it is closed. */
 async function flood(t, world) {

@@ -4,7 +4,7 @@
 
 const test = require('ava');
 const { forEachBroker } = require('./support/brokers');
-const { OP, frame } = require('./support/frames');
+const { OP, closing, frame } = require('./support/frames');
 const { connectOld } = require('./support/peers');
 const { until } = require('./support/until');
 const { open } = require('./support/world');
@@ -212,5 +212,31 @@ forEachBroker(
       [1, '5'],
     ]);
     t.is(world.gateway.size, 1);
+  },
+);
+
+forEachBroker(
+  test,
+  'a close right behind a message is answered and told at once',
+  async (t, broker) => {
+    const ROUNDS = 10;
+    const world = await open(t, broker);
+    const took = [];
+    for (let count = 1; count <= ROUNDS; count += 1) {
+      const raw = await world.rawOpen(`k${count}`);
+      const began = performance.now();
+      raw.socket.write(
+        Buffer.concat([
+          frame(OP.text, `last ${count}`),
+          frame(OP.close, closing(1000)),
+        ]),
+      );
+      await raw.closeFrame();
+      await world.told(2 * count);
+      took.push(performance.now() - began);
+    }
+    // The fastest, since the machine may be busy.
+    t.true(Math.min(...took) < 200, `${took}`);
+    t.is((await world.heard(ROUNDS)).at(-1), `last ${ROUNDS}`);
   },
 );

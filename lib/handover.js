@@ -205,7 +205,7 @@ function unclaim(socket) {
  *
  * @param {Bridges} bridges
  * @param {number} id
- * @param {string} what
+ * @param {'write' | 'resume' | 'measure' | 'end' | 'destroy'} what
  * @param {Buffer} [bytes]
  */
 function output(bridges, id, what, bytes) {
@@ -216,6 +216,10 @@ function output(bridges, id, what, bytes) {
     socket.write(bytes, () => bridge.written(bytes.length));
   } else if (what === 'resume') {
     socket.resume();
+  } else if (what === 'measure') {
+    // A TLS socket's is that of the TCP socket below it.
+    const { fd } = /** @type {any} */ (socket)._handle ?? {};
+    if (fd >= 0) bridge.measure(fd);
   } else if (what === 'end') {
     unclaim(socket);
     socket.end();

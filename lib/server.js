@@ -415,7 +415,7 @@ class Gateway extends EventEmitter {
 
   /**
    * @param {number} id
-   * @param {string} what
+   * @param {'write' | 'resume' | 'measure' | 'end' | 'destroy'} what
    * @param {Buffer} [bytes]
    * @internal
    */

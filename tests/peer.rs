@@ -194,37 +194,86 @@ async fn whoever_takes_nothing_more_holds_our_close_up_for_its_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_to_the_last_messages_go_out_before_our_last_frame() {
-    for (last, code) in [(frame(0x88, b"\x03\xe8"), 1000_u16), (frame(0x83, b"x"), 1002)] {
-        let mut setting =
-            start(socket(), &[frame(0x81, b"one"), last.clone(), frame(0x81, b"not read")].concat(), true);
+async fn answers_to_earlier_messages_go_out_before_the_close_frame_for_a_violation() {
+    let violation = frame(0x83, b"x");
+    let mut setting =
+        start(socket(), &[frame(0x81, b"one"), violation.clone(), frame(0x81, b"not read")].concat(), true);
+    let began = Instant::now();
+    assert_eq!(setting.messages.recv().await, Some(Content::Text("one".into())));
+    setting.handle.send(text_frame("answer")).unwrap();
+    let mut browser = Browser::over(setting.browser.take().unwrap()).await;
+    assert_eq!(browser.next().await, Message::Text("answer".into()));
+    assert_eq!(browser.close_code().await, Some(1002));
+    assert!(began.elapsed() < Duration::from_millis(300));
+    assert_eq!(setting.messages.recv().await, None);
+    // Where nothing was asked, nothing is waited for.
+    let mut setting = start(socket(), &violation, true);
+    let began = Instant::now();
+    let mut browser = Browser::over(setting.browser.take().unwrap()).await;
+    assert_eq!(browser.close_code().await, Some(1002));
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_browser_does_is_answered_at_once_though_it_has_just_sent_a_message() {
+    let rate =
+        serde_json::from_value(serde_json::json!({ "messages": 1.0, "bytes": null, "burst": 1.0, "policy": "close" }));
+    let settings = || SocketSettings {
+        message_rate: None,
+        max_received_frame_size: 50,
+        max_received_message_size: 50,
+        ..socket()
+    };
+    for (settings, last, code) in [
+        (settings(), frame(0x88, b"\x03\xe8"), 1000),
+        (settings(), frame(0x88, b"\x03\xea"), 1002),
+        (settings(), frame(0x81, &[b'x'; 60]), 1009),
+        (SocketSettings { message_rate: rate.unwrap(), ..settings() }, frame(0x81, b"two"), 1008),
+    ] {
+        let mut setting = start(settings, &[frame(0x81, b"one"), last].concat(), true);
         let began = Instant::now();
+        let mut browser = Browser::over(setting.browser.take().unwrap()).await;
+        assert_eq!(browser.close_code().await, Some(code));
         assert_eq!(setting.messages.recv().await, Some(Content::Text("one".into())));
-        setting.handle.send(text_frame("answer")).unwrap();
-        let mut browser = Browser::over(setting.browser.take().unwrap()).await;
-        assert_eq!(browser.next().await, Message::Text("answer".into()));
-        assert_eq!(browser.close_code().await, Some(code));
-        assert!(began.elapsed() < Duration::from_millis(300));
-        assert_eq!(setting.messages.recv().await, None);
-        // Where nothing was asked, nothing is waited for.
-        let mut setting = start(socket(), &last, true);
-        let began = Instant::now();
-        let mut browser = Browser::over(setting.browser.take().unwrap()).await;
-        assert_eq!(browser.close_code().await, Some(code));
-        assert_eq!(began.elapsed(), Duration::ZERO);
+        drop(browser);
+        assert_eq!(ended(setting).await.0, code);
+        assert_eq!(began.elapsed(), Duration::ZERO, "{code}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gateway_that_closes_does_not_wait_for_last_words() {
-    let mut setting = start(socket(), &[frame(0x81, b"one"), frame(0x88, b"\x0f\xa0")].concat(), true);
+async fn a_close_is_told_at_once_though_the_socket_is_full() {
+    let (mut browser, stream) = duplex(4096);
+    let (settings, mut inbox) = (Arc::new(socket()), Inbox { messages: mpsc::unbounded_channel().0, open: true });
+    let handle = Handle::new(&settings);
+    let mut peer = Peer::open(stream, b"hello".to_vec(), Vec::new(), handle.clone(), settings).await.unwrap();
+    handle.send(text_frame(&"x".repeat(10_000))).unwrap();
+    let began = Instant::now();
+    let close = async {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        browser.write_all(&frame(0x88, b"\x03\xe8")).await.unwrap();
+    };
+    let ((ended, _), ()) = tokio::join!(peer.run(&mut inbox), close);
+    assert_eq!(ended.code, 1000);
+    assert!(began.elapsed() <= Duration::from_millis(2));
+    // The frame that was begun, and our close frame behind it.
+    let mut bytes = Vec::new();
+    tokio::join!(peer.linger(), async { browser.read_to_end(&mut bytes).await.unwrap() });
+    assert_eq!(bytes.len(), 5 + 4 + 10_000 + 4);
+    assert!(bytes.ends_with(b"xx\x88\x02\x03\xe8"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_closes_does_not_wait_for_answers_to_earlier_messages() {
+    let mut setting = start(socket(), &[frame(0x81, b"one"), frame(0x83, b"x")].concat(), true);
     let mut browser = Browser::over(setting.browser.take().unwrap()).await;
     assert_eq!(setting.messages.recv().await, Some(Content::Text("one".into())));
     let began = Instant::now();
     setting.handle.close(GOING_AWAY);
-    assert_eq!(browser.close_code().await, Some(4000));
+    assert_eq!(browser.close_code().await, Some(1002));
     assert_eq!(began.elapsed(), Duration::ZERO);
-    assert_eq!(ended(setting).await.0, 4000);
+    drop(browser);
+    assert_eq!(ended(setting).await.0, 1002);
 }
 
 #[tokio::test(start_paused = true)]
@@ -281,6 +330,36 @@ async fn silence_is_answered_with_a_ping_and_then_with_the_end() {
     assert_eq!(began.elapsed().as_secs(), 40);
     assert_eq!(ended(setting).await, (1006, "Peer not responding.".to_owned()));
     assert_eq!(began.elapsed().as_secs(), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_what_it_is_sent_is_alive_until_it_stops() {
+    let mut setting = start(socket(), b"", true);
+    setting.handle.send(text_frame(&"x".repeat(300_000))).unwrap();
+    let mut browser = setting.browser.take().unwrap();
+    // It reads for ten times as long as it may be silent, and answers no ping.
+    for _ in 0..200 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        browser.read_exact(&mut [0; 1000]).await.unwrap();
+    }
+    assert!(!setting.peer.is_finished());
+    let began = Instant::now();
+    assert_eq!(setting.peer.await.unwrap().description, "Peer not responding.");
+    // Interval and grace, and a quarter of the latter until it was noticed.
+    let silent = began.elapsed().as_secs_f64();
+    assert!((29.0..=33.0).contains(&silent), "{silent}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_socket_has_room_for_says_nothing_about_its_peer() {
+    let setting = start(socket(), b"", true);
+    let began = Instant::now();
+    while !setting.peer.is_finished() {
+        let _ = setting.handle.send(text_frame("still room"));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(ended(setting).await, (1006, "Peer not responding.".to_owned()));
+    assert!(began.elapsed().as_secs() <= 31, "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -77,6 +77,15 @@ function plainAndSecure(test, title, run) {
   }
 }
 
+/** A test for each way, plain TCP included, without RabbitMQ. */
+function everyWay(test, title, run) {
+  for (const [name, way] of Object.entries({ tcp, ...WAYS })) {
+    test(`${name}: ${title}`, async (t) => {
+      await run(t, kit(t, embedded, await way(t)));
+    });
+  }
+}
+
 /** @param {any} t @param {import('./brokers').TestBroker} broker @param {Way} way */
 function kit(t, broker, { httpServer, url, where }) {
   return {
@@ -107,4 +116,4 @@ function kit(t, broker, { httpServer, url, where }) {
   };
 }
 
-module.exports = { forEachWay, plainAndSecure };
+module.exports = { everyWay, forEachWay, plainAndSecure };

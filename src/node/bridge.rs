@@ -15,7 +15,8 @@ use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi_derive::napi;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::peer::Stream;
+use super::socket::send_queue;
+use crate::peer::{SendQueue, Stream};
 
 /// Bytes that may wait in either direction.
 const WINDOW: usize = 64 * 1024;
@@ -51,6 +52,8 @@ struct State {
     outbound: Vec<u8>,
     /// Handed to JavaScript, not yet written.
     in_flight: usize,
+    /// What the kernel said last; None of a socket that it says nothing about.
+    send_queue: Option<SendQueue>,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -107,6 +110,12 @@ impl Bridge {
         wake(writer);
     }
 
+    /// Looks at the kernel's queue of the socket's descriptor, for the next time that keepalive asks.
+    #[napi(catch_unwind)]
+    pub fn measure(&self, fd: i32) {
+        self.shared.lock().send_queue = send_queue(fd);
+    }
+
     /// The other side has sent its last byte.
     #[napi(catch_unwind)]
     pub fn end(&self) {
@@ -148,7 +157,15 @@ pub(super) struct BridgeStream {
     shared: Arc<Shared>,
 }
 
-impl Stream for BridgeStream {}
+impl Stream for BridgeStream {
+    /// The descriptor is Node's, so only JavaScript can say whether it is still open: it is asked for the next look, and
+    /// this answers with what the last one brought.
+    fn send_queue(&self) -> Option<SendQueue> {
+        let state = self.shared.lock();
+        self.shared.tell(&state, "measure", None);
+        state.send_queue
+    }
+}
 
 impl AsyncRead for BridgeStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

@@ -13,7 +13,7 @@ use super::bridge::{Bridge, Output};
 use super::callback::{EventFunction, KeyFunction};
 use super::crossing::BatchArgs;
 use super::owner::{Owned, Owner};
-use super::socket::Socket;
+use super::socket::{Socket, tcp_send_queue};
 use super::{runtime, settings, to_js};
 use crate::config::SocketSettings;
 use crate::error::Error as CoreError;
@@ -86,11 +86,10 @@ pub fn start_gateway<'env>(
         FnArgs<(String, String)>,
         Unknown<'static>,
     >,
-    #[napi(ts_arg_type = "(id: number, what: string, bytes?: Buffer) => void")] output: Function<
-        'env,
-        FnArgs<(u32, String, Option<Buffer>)>,
-        Unknown<'static>,
-    >,
+    #[napi(
+        ts_arg_type = "(id: number, what: 'write' | 'resume' | 'measure' | 'end' | 'destroy', bytes?: Buffer) => void"
+    )]
+    output: Function<'env, FnArgs<(u32, String, Option<Buffer>)>, Unknown<'static>>,
 ) -> Result<Object<'env>> {
     let broker = settings(&broker)?;
     let mut socket: SocketSettings = settings(&socket)?;
@@ -152,7 +151,7 @@ impl NativeGateway {
         arrival.early = early;
         let _guard = runtime()?.enter();
         let stream = TcpStream::from_std(stream).map_err(|error| Error::from_reason(format!("EIO||{error}")))?;
-        self.gateway.accept(Tcp::from(stream), arrival);
+        self.gateway.accept(Tcp::new(stream, tcp_send_queue), arrival);
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::runtime;
+use crate::peer::SendQueue;
 
 /// How long a refused client has to take its answer and close.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
@@ -91,4 +92,63 @@ fn duplicate(fd: i32) -> std::io::Result<std::net::TcpStream> {
 #[cfg(not(unix))]
 fn duplicate(_fd: i32) -> std::io::Result<std::net::TcpStream> {
     Err(std::io::ErrorKind::Unsupported.into())
+}
+
+/// What the kernel tells about the bytes that a socket was given.
+pub(super) fn tcp_send_queue(stream: &TcpStream) -> Option<SendQueue> {
+    #[cfg(target_os = "linux")]
+    {
+        linux::send_queue(std::os::fd::AsRawFd::as_raw_fd(stream))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = stream;
+        None
+    }
+}
+
+/// The same for a descriptor that Node owns and has not closed.
+pub(super) fn send_queue(fd: i32) -> Option<SendQueue> {
+    #[cfg(target_os = "linux")]
+    {
+        linux::send_queue(fd)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = fd;
+        None
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::os::fd::RawFd;
+
+    use super::SendQueue;
+
+    /// Where `tcpi_bytes_acked` lies in struct tcp_info (linux/tcp.h, since Linux 4.1). The C libraries do not all know it.
+    const BYTES_ACKED: std::ops::Range<usize> = 120..128;
+
+    /// None of what is no TCP socket, or closed.
+    #[allow(unsafe_code, reason = "system calls that only fill what they are given")]
+    pub(super) fn send_queue(fd: RawFd) -> Option<SendQueue> {
+        let mut info = [0_u8; BYTES_ACKED.end];
+        let mut length = libc::socklen_t::try_from(info.len()).ok()?;
+        // SAFETY: the kernel writes at most `length` bytes to `info`, and answers with an error for a descriptor that is not
+        // a TCP socket.
+        let told = unsafe {
+            libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut length)
+        };
+        if told != 0 || (length as usize) < BYTES_ACKED.end {
+            return None;
+        }
+        let mut pending: libc::c_int = 0;
+        // SAFETY: writes one int to `pending`.
+        let told = unsafe { libc::ioctl(fd, libc::TIOCOUTQ as _, &raw mut pending) };
+        if told != 0 {
+            return None;
+        }
+        let acknowledged = u64::from_ne_bytes(info[BYTES_ACKED].try_into().ok()?);
+        Some(SendQueue { acknowledged, pending: usize::try_from(pending).ok()? })
+    }
 }

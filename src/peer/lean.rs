@@ -25,6 +25,8 @@ pub struct Lean<S> {
     stream: S,
     unread: Chunk,
     unsent: Bytes,
+    /// Bytes that the stream has accepted, from the connection's own task.
+    written: u64,
 }
 
 /// What has come, to be worked on in place; goes back with `put_back`.
@@ -53,7 +55,7 @@ impl Chunk {
 impl<S: AsyncRead + AsyncWrite + Unpin> Lean<S> {
     /// `unread` has come before.
     pub fn new(stream: S, unread: Vec<u8>) -> Self {
-        Lean { stream, unread: Chunk::new(unread), unsent: Bytes::new() }
+        Lean { stream, unread: Chunk::new(unread), unsent: Bytes::new(), written: 0 }
     }
 
     /// What is there to be read; None at its end.
@@ -96,6 +98,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lean<S> {
         !self.unsent.is_empty()
     }
 
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_unsent(cx))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
@@ -122,13 +132,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lean<S> {
                 more = piece.is_some();
                 piece
             };
+            let Lean { stream, written: total, .. } = self;
             self.unsent = gather(&first, &second, next, |bytes| {
-                let written = match Pin::new(&mut self.stream).poll_write(cx, bytes) {
+                let written = match Pin::new(stream).poll_write(cx, bytes) {
                     Poll::Ready(Ok(0)) if !bytes.is_empty() => return Err(io::ErrorKind::WriteZero.into()),
                     Poll::Ready(Ok(written)) => written,
                     Poll::Ready(Err(error)) => return Err(error),
                     Poll::Pending => 0,
                 };
+                *total += written as u64;
                 Ok(Bytes::copy_from_slice(&bytes[written..]))
             })?;
             if !more && self.unsent.is_empty() {
@@ -147,7 +159,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lean<S> {
         while !self.unsent.is_empty() {
             match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.unsent))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => self.unsent.advance(written),
+                written => {
+                    self.unsent.advance(written);
+                    self.written += written as u64;
+                }
             }
         }
         // An empty piece would still hold the memory that it was a piece of.

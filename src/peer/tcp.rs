@@ -9,10 +9,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+use super::progress::SendQueue;
+
 /// What a connection is carried by.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
     /// For others than its own task, where they may write too.
     fn shared(&self) -> Option<Arc<dyn TryWrite>> {
+        None
+    }
+
+    /// What the system tells about the bytes that it was given; None where it does not.
+    fn send_queue(&self) -> Option<SendQueue> {
         None
     }
 }
@@ -28,6 +35,8 @@ pub trait TryWrite: Send + Sync {
 pub struct Tcp {
     reader: OwnedReadHalf,
     writer: Arc<Writer>,
+    /// Asks the system about a socket. Passed in, since it takes system calls that have no safe form here.
+    ask: fn(&TcpStream) -> Option<SendQueue>,
 }
 
 struct Writer(Mutex<OwnedWriteHalf>);
@@ -44,16 +53,26 @@ impl TryWrite for Writer {
     }
 }
 
+impl Tcp {
+    pub fn new(stream: TcpStream, ask: fn(&TcpStream) -> Option<SendQueue>) -> Tcp {
+        let (reader, writer) = stream.into_split();
+        Tcp { reader, writer: Arc::new(Writer(Mutex::new(writer))), ask }
+    }
+}
+
 impl From<TcpStream> for Tcp {
     fn from(stream: TcpStream) -> Tcp {
-        let (reader, writer) = stream.into_split();
-        Tcp { reader, writer: Arc::new(Writer(Mutex::new(writer))) }
+        Tcp::new(stream, |_| None)
     }
 }
 
 impl Stream for Tcp {
     fn shared(&self) -> Option<Arc<dyn TryWrite>> {
         Some(self.writer.clone())
+    }
+
+    fn send_queue(&self) -> Option<SendQueue> {
+        (self.ask)(self.reader.as_ref())
     }
 }
 
