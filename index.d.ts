@@ -61,6 +61,13 @@ export interface GatewayEvents {
   /** The broker connection is restored and traffic goes on. */
   ready: [];
   /**
+   * Messages that had been handed to the broker are lost, and counted as
+   * `undeliverable`: the broker closed the channel, one was refused, or no
+   * gateway was there. Without a listener the first time is a process warning,
+   * unless no gateway was there (`NO_ROUTE`, told once until one is there again).
+   */
+  lost: [info: Lost];
+  /**
    * The broker takes no messages for now (connection.blocked), with its
    * reason: a memory or disk alarm. What is sent waits; browsers are not read.
    */
@@ -207,6 +214,13 @@ export interface ClientEvents {
   /** The broker connection is restored and traffic goes on. */
   ready: [];
   /**
+   * Messages that had been handed to the broker are lost, and counted as
+   * `undeliverable`: the broker closed the channel, one was refused, or no
+   * gateway was there. Without a listener the first time is a process warning,
+   * unless no gateway was there (`NO_ROUTE`, told once until one is there again).
+   */
+  lost: [info: Lost];
+  /**
    * The broker takes no messages for now (connection.blocked), with its
    * reason: a memory or disk alarm. What is sent waits; browsers are not read.
    */
@@ -298,6 +312,17 @@ export interface MessageInfo {
 }
 
 // -------------------------------------------------------- what both have
+
+/** Messages that were handed to the broker and are not sent again. */
+export interface Lost {
+  /**
+   * How many. With 'at-most-once', those that were on their way on a channel
+   * which the broker closed (20 ms at the most): some may have arrived.
+   */
+  count: number;
+  /** Why: `code` 'NOT_FOUND', 'ACCESS_REFUSED', 'PRECONDITION_FAILED', 'NO_ROUTE', ... */
+  error: MessageEnginError;
+}
 
 export interface Reconnecting {
   /** 1 for the first attempt after the loss. */

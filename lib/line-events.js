@@ -24,6 +24,12 @@ function emitLineEvent(emitter, name, json) {
   if (name === 'reconnecting') {
     const text = () => `${textOf(details.error)}; connecting again`;
     emitOrWarn(emitter, name, text, details);
+  } else if (name === 'lost') {
+    const { count, error } = details;
+    const text = () => `Messages are lost (${count}): ${textOf(error)}`;
+    // That nobody is there is no failure: gateways come and go.
+    if (error.code === 'NO_ROUTE') safeEmit(emitter, name, details);
+    else emitOrWarn(emitter, name, text, details);
   } else if (name === 'blocked') {
     safeEmit(emitter, name, details.reason);
   } else if (name === 'failed') {

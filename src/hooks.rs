@@ -82,6 +82,8 @@ pub trait LineEvents: Send + Sync {
     fn blocked(&self, reason: Option<&str>);
     /// It was lost and is not made again (`reconnect: false`).
     fn failed(&self, error: &Error);
+    /// Messages that had been handed to the broker were not taken, or may not have been, and are not sent again.
+    fn lost(&self, _count: usize, _error: &Error) {}
     /// There is room again for a producer that was told to hold on.
     fn drain(&self);
     /// The queue behind `route` is not consumed any more ([`crate::worker::Worker::consume`]).

@@ -86,6 +86,33 @@ for (const mode of MODES) {
     });
   }
 
+  for (const [code, name] of [
+    [403, 'ACCESS_REFUSED'],
+    [504, 'CHANNEL_ERROR'],
+    [541, 'INTERNAL_ERROR'],
+  ]) {
+    test(`${mode.delivery}: the publishing channel is closed with ${code}`, async (t) => {
+      t.timeout(180_000);
+      const world = await play(t, mode);
+      await world.begin();
+      for (const exchange of ['receiveExchange', 'messageExchange']) {
+        const marks = world.marks();
+        const { link } = await publisher(world.broker, exchange);
+        link.closeChannel(1, code, `${name} - as the test wants it`);
+        const index = exchange === 'receiveExchange' ? 1 : 0;
+        const line = world.lines[index];
+        const [{ error }] = (
+          await line.next('reconnecting', marks[index], PATIENCE)
+        ).args;
+        t.is(error.code, name);
+        t.regex(error.message, /as the test wants it/);
+        await line.next('ready', marks[index], PATIENCE);
+        await world.traffic();
+      }
+      await isWell(t, world, mode);
+    });
+  }
+
   test(`${mode.delivery}: consumers are cancelled`, async (t) => {
     t.timeout(180_000);
     const world = await play(t, mode);

@@ -12,6 +12,7 @@ use super::line::Counters;
 use super::{Routed, Session};
 use crate::buffer::Buffer;
 use crate::error::Result;
+use crate::hooks::LineEvents;
 use crate::message::Outgoing;
 
 /// What is handed to the broker at once; also what a lost connection may take with it.
@@ -28,6 +29,7 @@ pub struct Carrier<'a, S> {
     pub session: &'a S,
     pub outgoing: &'a Buffer<Outgoing>,
     pub counters: &'a Counters,
+    pub events: &'a dyn LineEvents,
     /// At-least-once: messages are numbered, and a session remembers what it has taken.
     pub reliable: bool,
     pub last_number: &'a mut u64,
@@ -52,13 +54,13 @@ impl<S: Session> Carrier<'_, S> {
                 () = &mut returned => {
                     returned = Apart::new(session.returned());
                     let refused = session.publish(&mut batch).await?;
-                    self.counters.lose(refused);
+                    self.lose(refused);
                     continue;
                 }
             };
             if !more {
                 let refused = session.settle().await?;
-                self.counters.lose(refused);
+                self.lose(refused);
                 return Ok(());
             }
             // Under load the first of many messages would go out alone: whoever else is ready gets the turn first.
@@ -71,9 +73,20 @@ impl<S: Session> Carrier<'_, S> {
             let mut guard = self.guard(&mut batch);
             let refused = session.publish(guard.batch).await?;
             self.counters.publish(guard.count);
-            self.counters.lose(refused);
             guard.count = 0;
+            drop(guard);
+            self.lose(refused);
             wrote = Some(Instant::now());
+        }
+    }
+
+    /// Counts and tells what the broker has refused.
+    fn lose(&self, count: usize) {
+        self.counters.lose(count);
+        if count > 0
+            && let Some(error) = self.session.refusal()
+        {
+            self.events.lost(count, &error);
         }
     }
 

@@ -236,7 +236,13 @@ impl<B: Broker> Runner<B> {
             let mut unsettled = session.unsettled();
             self.counters.take_back(unsettled.len());
             self.outgoing.put_back(&mut unsettled);
-            self.counters.lose(session.refused());
+            let refused = session.refused();
+            self.counters.lose(refused);
+            if refused > 0
+                && let Some(error) = session.refusal()
+            {
+                self.events.lost(refused, &error);
+            }
             let Err(error) = result else { break };
             was_lost = true;
             // Dropped before the next attempt: an exclusive queue must be free again.
@@ -322,6 +328,7 @@ impl<B: Broker> Runner<B> {
             session: &**session,
             outgoing: &self.outgoing,
             counters: &self.counters,
+            events: &*self.events,
             reliable: self.plan.is_reliable(),
             last_number: &mut self.last_number,
         };

@@ -58,6 +58,11 @@ pub trait Session: Send + Sync + 'static {
         0
     }
 
+    /// Why messages were refused, if that has not been asked since; each time that it is asked is one that is told.
+    fn refusal(&self) -> Option<Error> {
+        None
+    }
+
     /// Waits for a delivery, then appends what is ready, in order, `max` at the most.
     fn receive(&self, into: &mut Vec<Delivery>, max: usize) -> impl Future<Output = Result<()>> + Send;
 

@@ -20,6 +20,13 @@ impl Role {
             Role::Worker => "client",
         }
     }
+
+    pub fn publishes(self) -> &'static [Route] {
+        match self {
+            Role::Gateway => &[Route::Receive, Route::Status],
+            Role::Worker => &[Route::Message],
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -243,6 +243,10 @@ impl LineEvents for EventFunction {
         self.tell("failed", format!("{{\"error\":{}}}", error_json(error)));
     }
 
+    fn lost(&self, count: usize, error: &CoreError) {
+        self.tell("lost", format!("{{\"count\":{count},\"error\":{}}}", error_json(error)));
+    }
+
     fn drain(&self) {
         self.tell("drain", "{}".into());
     }

@@ -45,6 +45,10 @@ const METHODS = {
   'basic.nack': [60, 120],
   'confirm.select': [85, 10],
   'confirm.select-ok': [85, 11],
+  'tx.select': [90, 10],
+  'tx.select-ok': [90, 11],
+  'tx.rollback': [90, 30],
+  'tx.rollback-ok': [90, 31],
 };
 const NAMES = new Map(
   Object.entries(METHODS).map(([name, ids]) => [ids.join('.'), name]),

@@ -28,7 +28,7 @@ const { long, longlong, longstr, octet, short, shortstr, table } = amqp;
  *   owner: Link | null }} Queue
  * @typedef {{ number: number, confirms: boolean, published: number,
  *   delivered: number, limit: number, inHand: Map<number, { queue: Queue, message: Message }>,
- *   content: any }} Channel
+ *   content: any, transaction: boolean }} Channel
  */
 
 /** One connection of our code. */
@@ -98,6 +98,9 @@ class Link {
   #method(number, payload) {
     const { name, reader } = amqp.readMethod(payload);
     this.broker.said.push(name);
+    // A broker drops what comes on a channel that it has closed.
+    const isOpen = number === 0 || this.channels.has(number);
+    if (!isOpen && name !== 'channel.open') return;
     const step = this.broker.script[name];
     if (step && step(this, number)) return;
     answers[name]?.(this, number, reader);
@@ -117,6 +120,7 @@ class Link {
     const body = Buffer.concat(content.parts);
     if (body.length < content.size) return;
     channel.content = null;
+    if (channel.transaction) return;
     channel.published += 1;
     this.broker.take(this, channel, { ...content, body, redelivered: false });
   }
@@ -165,6 +169,7 @@ const answers = {
     link.channels.set(number, {
       ...{ number, confirms: false, published: 0, delivered: 0 },
       ...{ limit: Infinity, inHand: new Map(), content: null },
+      transaction: false,
     });
     link.say(number, 'channel.open-ok', longstr(''));
   },
@@ -250,6 +255,12 @@ const answers = {
   'basic.reject'(link, number, reader) {
     settle(link, number, reader.longlong(), false, reader.octet() === 1);
   },
+  // Transactions are only rolled back here.
+  'tx.select'(link, number) {
+    link.channels.get(number).transaction = true;
+    link.say(number, 'tx.select-ok');
+  },
+  'tx.rollback': (link, number) => link.say(number, 'tx.rollback-ok'),
   'confirm.select'(link, number) {
     link.channels.get(number).confirms = true;
     link.say(number, 'confirm.select-ok');

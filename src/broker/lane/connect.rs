@@ -1,5 +1,6 @@
 //! One AMQP connection and one or more channels on it: login, tune, open (AMQP 0-9-1, section 2.2.4).
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use lapin::protocol::{AMQPClass, channel, connection};
@@ -10,13 +11,21 @@ use super::outlet::Outlet;
 use super::stream::{self, ReadEnd};
 use super::tls::{self, Tls};
 use super::wire::{Broken, METHOD, Reader, close_channel, method_frame, parse_method};
-use crate::config::{AuthMechanism, BrokerSettings, Host};
+use crate::config::{AuthMechanism, BrokerSettings};
 use crate::error::{Error, Result};
 use crate::hooks::Place;
 
 /// The original's frame_max; larger frames gain nothing for messages of a browser's size.
 const FRAME_MAX: u32 = 131_072;
 const CHANNEL_MAX: u16 = 2047;
+
+/// One address of a host.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// The name in the server's certificate, unless the settings have another.
+    pub host: String,
+    pub address: SocketAddr,
+}
 
 pub struct Connection {
     pub reader: Reader<ReadEnd>,
@@ -28,14 +37,14 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to one host and logs in.
-    pub async fn open(settings: &BrokerSettings, tls: Option<&Tls>, host: &Host) -> Result<Connection> {
+    /// Connects to one address and logs in.
+    pub async fn open(settings: &BrokerSettings, tls: Option<&Tls>, endpoint: &Endpoint) -> Result<Connection> {
         let address = settings.address.clone();
         let connect = async {
-            let tcp = dial(host, settings.no_delay).await?;
+            let tcp = dial(endpoint.address, settings.no_delay).await?;
             match tls {
                 None => Ok(stream::plain(tcp)),
-                Some(tls) => tls.connect(&host.host, tcp).await.map(stream::secure),
+                Some(tls) => tls.connect(&endpoint.host, tcp).await.map(stream::secure),
             }
         };
         let (reader, writer) = connect.await.map_err(|error| unreachable(&error, address.clone()))?;
@@ -58,7 +67,8 @@ impl Connection {
 
     async fn log_in(&mut self, settings: &BrokerSettings) -> Result<()> {
         self.write(b"AMQP\x00\x00\x09\x01").await?;
-        let AMQPClass::Connection(connection::AMQPMethod::Start(start)) = self.method(0).await? else {
+        let greeting = self.method(0).await.map_err(|error| self.foreign(error))?;
+        let AMQPClass::Connection(connection::AMQPMethod::Start(start)) = greeting else {
             return Err(self.unexpected("something else than connection.start"));
         };
         let mechanism = mechanism(settings.auth_mechanism);
@@ -140,8 +150,31 @@ impl Connection {
         }
     }
 
-    /// The next method on a channel; a close, of the channel or of all, is the broker's refusal.
+    /// The next method on a channel.
     async fn method(&mut self, id: u16) -> Result<AMQPClass> {
+        loop {
+            match self.next().await? {
+                (channel, class) if channel == id && !is_about_blocking(&class) => return Ok(class),
+                _ => (),
+            }
+        }
+    }
+
+    /// The same, for what a broker that takes no messages does not read: answers its reason then (connection.blocked).
+    pub async fn answer_unless_blocked(&mut self, id: u16) -> Result<Option<String>> {
+        loop {
+            match self.next().await? {
+                (_, AMQPClass::Connection(connection::AMQPMethod::Blocked(blocked))) => {
+                    return Ok(Some(blocked.reason.to_string()));
+                }
+                (channel, _) if channel == id => return Ok(None),
+                _ => (),
+            }
+        }
+    }
+
+    /// The next method; a close, of a channel or of all, is the broker's refusal.
+    async fn next(&mut self) -> Result<(u16, AMQPClass)> {
         loop {
             let frame = loop {
                 match self.reader.take_frame() {
@@ -164,17 +197,36 @@ impl Connection {
                     self.write(&method_frame(channel, &answer)).await?;
                     return Err(self.refused(close.reply_code, close.reply_text.as_str()));
                 }
-                AMQPClass::Connection(connection::AMQPMethod::Blocked(_) | connection::AMQPMethod::Unblocked(_)) => (),
-                _ if channel == id => return Ok(class),
-                _ => (),
+                _ => return Ok((channel, class)),
             }
         }
+    }
+
+    /// The error for a server whose first bytes are not AMQP 0-9-1, when they show which protocol it speaks.
+    fn foreign(&self, error: Error) -> Error {
+        let detail = match self.reader.unread() {
+            // A TLS record: an alert or a handshake message, of TLS 1.x.
+            [0x15 | 0x16, 3, ..] => {
+                "this port speaks TLS: use an amqps: url or mqConf.ssl, or give the broker's port without TLS \
+                 (5672 by default)"
+                    .to_owned()
+            }
+            [b'H', b'T', b'T', b'P', b'/', ..] => {
+                "this port speaks HTTP: give the broker's port for AMQP (5672 by default), not its management's"
+                    .to_owned()
+            }
+            [b'A', b'M', b'Q', b'P', version @ ..] => {
+                format!("it speaks another version of AMQP (its header says {version:?}): AMQP 0-9-1 is needed")
+            }
+            _ => return error,
+        };
+        self.unexpected(&detail)
     }
 
     fn broken(&self, broken: &Broken) -> Error {
         match broken {
             Broken::Io(error) => unreachable(error, self.address.clone()),
-            Broken::Malformed(_) => self.unexpected(&broken.to_string()),
+            _ => self.unexpected(&broken.to_string()),
         }
     }
 
@@ -187,8 +239,14 @@ impl Connection {
     }
 }
 
-async fn dial(host: &Host, no_delay: bool) -> std::io::Result<TcpStream> {
-    let tcp = TcpStream::connect((host.host.as_str(), host.port)).await?;
+/// They come on the channel of the login, between its answers.
+fn is_about_blocking(class: &AMQPClass) -> bool {
+    use connection::AMQPMethod::{Blocked, Unblocked};
+    matches!(class, AMQPClass::Connection(Blocked(_) | Unblocked(_)))
+}
+
+async fn dial(address: SocketAddr, no_delay: bool) -> std::io::Result<TcpStream> {
+    let tcp = TcpStream::connect(address).await?;
     let _ = tcp.set_nodelay(no_delay);
     Ok(tcp)
 }
@@ -313,9 +371,9 @@ mod tests {
     #[tokio::test]
     async fn no_delay_is_what_the_settings_say() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let host = Host { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
+        let address = listener.local_addr().unwrap();
         for no_delay in [true, false] {
-            assert_eq!(dial(&host, no_delay).await.unwrap().nodelay().unwrap(), no_delay);
+            assert_eq!(dial(address, no_delay).await.unwrap().nodelay().unwrap(), no_delay);
         }
     }
 }

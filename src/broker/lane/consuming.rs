@@ -15,12 +15,12 @@ use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::{Sleep, sleep};
 
 use super::connect::Connection;
-use super::declare::{Standing, bind, binding, type_argument};
+use super::declare::{Standing, bind, type_argument};
 use super::outlet::Outlet;
 use super::settling::Settling;
 use super::stream::ReadEnd;
 use super::wire::{Broken, METHOD, Reader, method_frame, parse_method};
-use crate::broker::topology::{Plan, Queue, Routes};
+use crate::broker::topology::{ExchangeKind, Plan, Queue, Routes};
 use crate::broker::{Acker, Settlement, next_session};
 use crate::error::Result;
 use crate::hooks::Place;
@@ -59,8 +59,9 @@ pub struct Consuming {
 struct Queued {
     route: Route,
     state: std::sync::Mutex<Consumer>,
-    /// queue.bind
+    /// exchange.declare, where it stands as declared, and queue.bind.
     bind: Vec<u8>,
+    name: String,
     /// basic.consume, after declarations where the queue may have gone.
     start: Vec<u8>,
     /// The broker deletes it with its last consumer.
@@ -155,19 +156,17 @@ fn channel_of(index: usize) -> u16 {
 
 impl Consuming {
     /// Declares and binds the private queues, which belong to this connection, and starts to consume all of `plan`'s.
-    /// `anchors` are exchanges that a private queue keeps alive by a binding that nobody uses.
     pub async fn new(
         mut connection: Connection,
         plan: &Plan,
         standing: &Standing,
-        anchors: &[&str],
         place: Option<&dyn Place>,
     ) -> Result<Consuming> {
         for (index, queue) in plan.queues.iter().enumerate() {
             let id = channel_of(index);
             connection.open_channel(id).await?;
             if queue.private {
-                declare_private(&mut connection, id, queue, plan, anchors).await?;
+                declare_private(&mut connection, id, queue, plan, &standing.exchanges).await?;
             }
             let qos = basic::Qos { prefetch_count: plan.prefetch, global: false };
             connection.call(id, &AMQPClass::Basic(basic::AMQPMethod::Qos(qos))).await?;
@@ -218,13 +217,12 @@ impl Consuming {
         into: &mut Vec<Delivery>,
         max: usize,
         heard: impl Fn(),
-    ) -> std::result::Result<(), String> {
-        let text = |broken: Broken| broken.to_string();
+    ) -> std::result::Result<(), Broken> {
         let mut reading = self.reader.lock().await;
         let Reading { reader, delay } = &mut *reading;
         loop {
             if self.acks.enough.load(Ordering::Relaxed) {
-                self.tell().await.map_err(text)?;
+                self.tell().await?;
                 *delay = None;
             }
             self.take(reader, into, max).await?;
@@ -244,14 +242,14 @@ impl Consuming {
             tokio::select! {
                 biased;
                 read = reader.fill() => {
-                    read.map_err(text)?;
+                    read?;
                     heard();
                 }
                 () = poll_fn(|cx| self.acks.poll_due(cx, delayed)) => {
                     delay.get_or_insert_with(|| Box::pin(sleep(ACK_DELAY)));
                 }
                 () = pause => {
-                    self.tell().await.map_err(text)?;
+                    self.tell().await?;
                     *delay = None;
                 }
             }
@@ -263,26 +261,22 @@ impl Consuming {
         reader: &mut Reader<ReadEnd>,
         into: &mut Vec<Delivery>,
         max: usize,
-    ) -> std::result::Result<(), String> {
+    ) -> std::result::Result<(), Broken> {
         let channels = &self.acks.channels;
         let route = |channel: u16| channels.get(usize::from(channel).wrapping_sub(1)).map(|(route, _)| *route);
         let mut bytes = 0;
         while into.len() < max && bytes < MAX_BYTES {
-            match reader.is_delivery().map_err(|broken| broken.to_string())? {
+            match reader.is_delivery()? {
                 None => break,
                 Some(true) => {
-                    let taken = reader.take_delivery(self.acks.session, route).map_err(|broken| broken.to_string())?;
-                    let Some(mut delivery) = taken else { break };
+                    let Some(mut delivery) = reader.take_delivery(self.acks.session, route)? else { break };
                     delivery.repeated = self.marks && delivery.is_marked();
                     bytes += delivery.body.len();
                     into.push(delivery);
                 }
                 Some(false) => {
-                    if let Some((METHOD, channel, payload)) =
-                        reader.take_frame().map_err(|broken| broken.to_string())?
-                    {
-                        let class = parse_method(&payload).map_err(|broken| broken.to_string())?;
-                        self.control(channel, class).await?;
+                    if let Some((METHOD, channel, payload)) = reader.take_frame()? {
+                        self.control(channel, parse_method(&payload)?).await?;
                     }
                 }
             }
@@ -291,18 +285,26 @@ impl Consuming {
     }
 
     /// Everything that ends consuming ends the session: it is made anew from the start.
-    async fn control(&self, channel: u16, class: AMQPClass) -> std::result::Result<(), String> {
+    async fn control(&self, channel: u16, class: AMQPClass) -> std::result::Result<(), Broken> {
         match class {
             AMQPClass::Connection(connection::AMQPMethod::Close(close)) => {
                 let answer = AMQPClass::Connection(connection::AMQPMethod::CloseOk(connection::CloseOk {}));
                 let _ = self.outlet.lock().await.method(0, &answer).await;
-                Err(close.reply_text.to_string())
+                Err(Broken::Closed { code: close.reply_code, text: close.reply_text.to_string() })
             }
-            AMQPClass::Channel(channel::AMQPMethod::Close(close)) => Err(close.reply_text.to_string()),
+            AMQPClass::Channel(channel::AMQPMethod::Close(close)) => {
+                Err(Broken::Closed { code: close.reply_code, text: close.reply_text.to_string() })
+            }
+            AMQPClass::Basic(basic::AMQPMethod::Cancel(_)) => {
+                let queue =
+                    self.queues.get(usize::from(channel).wrapping_sub(1)).map_or("", |queue| queue.name.as_str());
+                Err(Broken::Unusable(format!(
+                    "the broker cancelled the consumer of queue '{queue}', as it does when the queue is deleted"
+                )))
+            }
             AMQPClass::Queue(queue::AMQPMethod::DeclareOk(declared)) if declared.consumer_count > 1 => {
-                self.cancel_leaving(channel).await.map_err(|broken| broken.to_string())
+                self.cancel_leaving(channel).await
             }
-            AMQPClass::Basic(basic::AMQPMethod::Cancel(_)) => Err("the broker cancelled the consumer".into()),
             _ => Ok(()),
         }
     }
@@ -326,7 +328,8 @@ impl Consuming {
         self.reader.try_lock().is_err() && !has_unread()
     }
 
-    /// Says the bindings of what is consumed once more. Without the exchange this ends the channel, and with it the session.
+    /// Declares and binds what is consumed once more. An exchange that is not as we declare it is not declared: without it
+    /// the binding ends the channel, and with it the session.
     pub async fn bind_again(&self) -> std::result::Result<(), Broken> {
         let consumed = self.queues.iter().filter(|queue| *queue.state() != Consumer::None);
         let frames: Vec<u8> = consumed.flat_map(|queue| queue.bind.iter().copied()).collect();
@@ -455,7 +458,8 @@ impl Consuming {
 
 fn queued(index: usize, queue: &Queue, plan: &Plan, standing: &Standing) -> Queued {
     let channel = channel_of(index);
-    let bind = method_frame(channel, &binding(queue, &queue.exchange, &queue.binding_key, true));
+    let methods = standing.exchange_and_binding(plan, queue);
+    let bind = methods.iter().flat_map(|method| method_frame(channel, method)).collect();
     let ends_with_consumers = !queue.private && plan.queue_ends_with_its_consumers();
     let mut methods = if ends_with_consumers { standing.declare_again(plan, queue) } else { Vec::new() };
     methods.push(AMQPClass::Basic(basic::AMQPMethod::Consume(basic::Consume {
@@ -480,6 +484,7 @@ fn queued(index: usize, queue: &Queue, plan: &Plan, standing: &Standing) -> Queu
     let state = if plan.consumed.contains(queue.route) { Consumer::On } else { Consumer::None };
     Queued {
         route: queue.route,
+        name: queue.name.clone(),
         state: std::sync::Mutex::new(state),
         bind,
         start: methods.iter().flat_map(|method| method_frame(channel, method)).collect(),
@@ -504,7 +509,7 @@ async fn declare_private(
     id: u16,
     queue: &Queue,
     plan: &Plan,
-    anchors: &[&str],
+    as_declared: &[String],
 ) -> Result<()> {
     let reliable = plan.is_reliable();
     let mut arguments = FieldTable::default();
@@ -528,7 +533,10 @@ async fn declare_private(
     let own = (queue.exchange.as_str(), queue.binding_key.as_str());
     // An autoDelete exchange goes with its last binding, and would take the gateway's publishing channel along whenever
     // the last client leaves. A binding with a key that nobody uses holds it.
-    let held = anchors.iter().filter(|name| **name != queue.exchange).map(|name| (*name, queue.name.as_str()));
+    let anchors = plan.exchanges.iter().filter(|exchange| {
+        exchange.kind == ExchangeKind::Direct && exchange.name != queue.exchange && as_declared.contains(&exchange.name)
+    });
+    let held = anchors.map(|exchange| (exchange.name.as_str(), queue.name.as_str()));
     for (exchange, key) in std::iter::once(own).chain(held) {
         bind(connection, id, queue, exchange, key).await?;
     }

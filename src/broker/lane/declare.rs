@@ -5,13 +5,18 @@
 //! - The broker refuses transient shared queues (541, RabbitMQ 4.3, or 4.x by its setting): they are declared durable and
 //!   autoDelete instead.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use lapin::protocol::{AMQPClass, exchange, queue};
 use lapin::types::{AMQPValue, FieldTable};
 
-use super::connect::Connection;
+use tokio::time::{Instant, timeout_at};
+
+use super::connect::{Connection, Endpoint, unreachable};
 use super::tls::Tls;
 use crate::broker::topology::{Exchange, ExchangeKind, Plan, Queue};
 use crate::config::{BrokerSettings, Host, QueueType};
@@ -20,6 +25,14 @@ use crate::message::Route;
 
 /// For declarations alone: a refusal closes its channel, and it is opened again.
 const CHANNEL: u16 = 100;
+
+/// The addresses of a host.
+pub type Resolve = Arc<dyn Fn(Host) -> BoxFuture<'static, std::io::Result<Vec<SocketAddr>>> + Send + Sync>;
+
+/// The operating system's resolver.
+pub fn resolve(host: Host) -> BoxFuture<'static, std::io::Result<Vec<SocketAddr>>> {
+    Box::pin(async move { Ok(tokio::net::lookup_host((host.host, host.port)).await?.collect()) })
+}
 
 /// What is not per message: hosts, and the topology that is shared.
 pub(super) struct Control {
@@ -30,12 +43,13 @@ pub(super) struct Control {
     pub durable_queues: AtomicBool,
     /// The host to begin with: the first one, unless the last attempt came to nothing on a host that had answered.
     pub first: AtomicUsize,
+    pub resolve: Resolve,
 }
 
 /// A connection on which the shared topology has been declared.
 pub(super) struct Declared {
     pub connection: Connection,
-    pub host: Host,
+    pub endpoint: Endpoint,
     pub standing: Standing,
 }
 
@@ -52,15 +66,25 @@ impl Standing {
     /// Declares a shared queue, its exchange and its binding once more, with no answer: what was autoDelete may have gone.
     /// What stood with other properties is not declared, which would end the channel.
     pub fn declare_again(&self, plan: &Plan, queue: &Queue) -> Vec<AMQPClass> {
-        let exchange = plan.exchanges.iter().find(|exchange| exchange.name == queue.exchange);
-        let exchange = exchange.filter(|exchange| self.exchanges.contains(&exchange.name));
-        let mut methods = Vec::new();
-        methods.extend(exchange.map(|exchange| exchange_method(plan, exchange, true)));
+        let mut methods = self.exchange_and_binding(plan, queue);
         if self.queues.contains(&queue.name) {
-            methods.push(shared_queue_method(plan, queue, self.durable, true));
+            let declare = queue::Declare { nowait: true, ..shared_queue_declare(plan, queue, self.durable) };
+            // Before its binding.
+            methods.insert(methods.len() - 1, AMQPClass::Queue(queue::AMQPMethod::Declare(declare)));
         }
-        methods.push(binding(queue, &queue.exchange, &queue.binding_key, true));
         methods
+    }
+
+    /// The same without the queue.
+    pub fn exchange_and_binding(&self, plan: &Plan, queue: &Queue) -> Vec<AMQPClass> {
+        let declared =
+            |exchange: &&Exchange| exchange.name == queue.exchange && self.exchanges.contains(&exchange.name);
+        let exchange = plan.exchanges.iter().find(declared).map(|exchange| {
+            let declare = exchange::Declare { nowait: true, ..exchange_declare(plan, exchange) };
+            AMQPClass::Exchange(exchange::AMQPMethod::Declare(declare))
+        });
+        let binding = binding(queue, &queue.exchange, &queue.binding_key, true);
+        exchange.into_iter().chain([binding]).collect()
     }
 }
 
@@ -68,28 +92,28 @@ impl Control {
     /// Connects, and declares all of `plan` but the private queues.
     pub async fn declare(&self, plan: &Plan) -> Result<Declared> {
         let durable = self.durable_queues.load(Ordering::Relaxed);
-        let (connection, host) = self.open().await?;
+        let (connection, endpoint) = self.open().await?;
         match declare_on(connection, plan, durable).await {
             Err(Error::Refused { code: "INTERNAL_ERROR", .. }) if !durable && !plan.is_reliable() => {
-                // The same host again: those before it in the list have cost their time already.
-                let connection = self.connect(&host).await?;
+                // The same address again: those before it in the list have cost their time already.
+                let connection = self.connect(&endpoint).await?;
                 let (connection, standing) = declare_on(connection, plan, true).await?;
                 self.durable_queues.store(true, Ordering::Relaxed);
-                Ok(Declared { connection, host, standing })
+                Ok(Declared { connection, endpoint, standing })
             }
-            result => result.map(|(connection, standing)| Declared { connection, host, standing }),
+            result => result.map(|(connection, standing)| Declared { connection, endpoint, standing }),
         }
     }
 
-    pub async fn connect(&self, host: &Host) -> Result<Connection> {
-        Connection::open(&self.settings, self.tls.as_ref(), host).await
+    pub async fn connect(&self, endpoint: &Endpoint) -> Result<Connection> {
+        Connection::open(&self.settings, self.tls.as_ref(), endpoint).await
     }
 
-    /// Declares what is published to, over a connection of its own to that host: what was autoDelete may have gone.
-    pub async fn declare_again(&self, plan: &Plan, host: &Host) -> Result<()> {
+    /// Declares what is published to, over a connection of its own to that address: what was autoDelete may have gone.
+    pub async fn declare_again(&self, plan: &Plan, endpoint: &Endpoint) -> Result<()> {
         let limit = self.settings.connection_timeout;
         let declaring = async {
-            let mut connection = self.connect(host).await?;
+            let mut connection = self.connect(endpoint).await?;
             connection.open_channel(CHANNEL).await?;
             exchanges(&mut connection, plan).await?;
             for queue in &plan.targets {
@@ -101,39 +125,69 @@ impl Control {
         // No heartbeat tells that this connection is dead.
         match tokio::time::timeout(Duration::from_millis(limit), declaring).await {
             Ok(result) => result,
-            Err(_) => Err(Error::TimedOut { address: self.settings.address.clone(), after_ms: limit }),
+            Err(_) => Err(self.timed_out(limit)),
         }
     }
 
-    /// The first host that answers and lets us in. Of those that do not, a refusal says more than silence.
-    async fn open(&self) -> Result<(Connection, Host)> {
+    /// The first address that answers and lets us in. Of those that do not, a refusal says more than silence.
+    ///
+    /// The connection timeout is shared: each host gets an equal part of what is left, and so does each address of its
+    /// name, so that one that accepts and stays silent leaves time for those after it.
+    async fn open(&self) -> Result<(Connection, Endpoint)> {
         let settings = &self.settings;
         let count = settings.hosts.len();
-        let share = Duration::from_millis(settings.connection_timeout) / u32::try_from(count).unwrap_or(1).max(1);
+        let deadline = Instant::now() + Duration::from_millis(settings.connection_timeout);
         let begin = self.first.load(Ordering::Relaxed);
         let mut error = Error::Closed { what: "list of hosts" };
-        for index in (0..count).map(|turn| (begin + turn) % count) {
-            let host = &settings.hosts[index];
-            let failure = match tokio::time::timeout(share, self.connect(host)).await {
-                Ok(Ok(connection)) => {
-                    // Until all that follows has gone well, which may never be said: the next attempt is for the next host.
-                    self.first.store(index + 1, Ordering::Relaxed);
-                    return Ok((connection, host.clone()));
-                }
-                // Who may not log in to one may not to another.
-                Ok(Err(refusal @ Error::Refused { code: "ACCESS_REFUSED", .. })) => return Err(refusal),
-                Ok(Err(failure)) => failure,
-                Err(_) => {
-                    let after_ms = u64::try_from(share.as_millis()).unwrap_or(u64::MAX);
-                    Error::TimedOut { address: settings.address.clone(), after_ms }
-                }
-            };
+        let mut fail = |failure| {
             if !matches!(error, Error::Refused { .. }) {
                 error = failure;
+            }
+        };
+        for turn in 0..count {
+            let index = (begin + turn) % count;
+            let Host { host, .. } = &settings.hosts[index];
+            let deadline = part(deadline, count - turn);
+            let addresses = match timeout_at(deadline, (self.resolve)(settings.hosts[index].clone())).await {
+                Ok(Ok(addresses)) => addresses,
+                Ok(Err(failure)) => {
+                    fail(unreachable(&failure, settings.address.clone()));
+                    continue;
+                }
+                Err(_) => {
+                    fail(self.timed_out(settings.connection_timeout));
+                    continue;
+                }
+            };
+            let attempts = addresses.len();
+            for (number, address) in addresses.into_iter().enumerate() {
+                let endpoint = Endpoint { host: host.clone(), address };
+                match timeout_at(part(deadline, attempts - number), self.connect(&endpoint)).await {
+                    Ok(Ok(connection)) => {
+                        // Until all that follows has gone well, which may never be said: the next attempt is for the next
+                        // host.
+                        self.first.store(index + 1, Ordering::Relaxed);
+                        return Ok((connection, endpoint));
+                    }
+                    // Who may not log in to one may not to another.
+                    Ok(Err(refusal @ Error::Refused { code: "ACCESS_REFUSED", .. })) => return Err(refusal),
+                    Ok(Err(failure)) => fail(failure),
+                    Err(_) => fail(self.timed_out(settings.connection_timeout)),
+                }
             }
         }
         Err(error)
     }
+
+    fn timed_out(&self, after_ms: u64) -> Error {
+        Error::TimedOut { address: self.settings.address.clone(), after_ms }
+    }
+}
+
+/// When the first of so many attempts has had its part of the time until the deadline.
+fn part(deadline: Instant, attempts: usize) -> Instant {
+    let now = Instant::now();
+    now + deadline.saturating_duration_since(now) / u32::try_from(attempts).unwrap_or(u32::MAX).max(1)
 }
 
 /// Declares what is shared on a connection, and gives it back with what stands as declared.
@@ -155,43 +209,53 @@ async fn declare_on(mut connection: Connection, plan: &Plan, durable: bool) -> R
 
 /// Whether it stands as declared; what exists otherwise is left as it is, and the channel is opened again. `option` names
 /// it for at-least-once, which needs it as it is declared.
-async fn stands(connection: &mut Connection, plan: &Plan, declare: &AMQPClass, option: &str) -> Result<bool> {
-    match connection.call(CHANNEL, declare).await {
-        Ok(_) => Ok(true),
-        Err(Error::Refused { code: code @ "PRECONDITION_FAILED", address, detail }) if plan.is_reliable() => {
-            let detail = format!(
-                "{detail}. mqConf.delivery 'at-least-once' needs it as it declares it: delete the one that is there when \
-                 nobody uses it any more, or give mqConf.{option} another name, here and in every gateway and client"
-            );
-            Err(Error::Refused { code, address, detail })
+///
+/// The broker answers 406 for other reasons too (a limit on queues, a type that is not allowed). A passive declaration tells
+/// them apart, whatever the broker's text says: what does not exist cannot have other properties.
+async fn stands(connection: &mut Connection, plan: &Plan, declare: Declare, option: &str) -> Result<bool> {
+    let (code, address, detail) = match connection.call(CHANNEL, &declare.class(false)).await {
+        Ok(_) => return Ok(true),
+        Err(Error::Refused { code: code @ "PRECONDITION_FAILED", address, detail }) => (code, address, detail),
+        Err(error) => return Err(error),
+    };
+    connection.open_channel(CHANNEL).await?;
+    let exists = connection.call(CHANNEL, &declare.class(true)).await.is_ok();
+    if exists && !plan.is_reliable() {
+        return Ok(false);
+    }
+    let advice = if exists {
+        format!(
+            ". mqConf.delivery 'at-least-once' needs it as it declares it: delete the one that is there when nobody uses it \
+             any more, or give mqConf.{option} another name, here and in every gateway and client"
+        )
+    } else {
+        String::new()
+    };
+    Err(Error::Refused { code, address, detail: detail + &advice })
+}
+
+/// A declaration, which is said passively to ask whether the thing exists.
+enum Declare {
+    Exchange(exchange::Declare),
+    Queue(queue::Declare),
+}
+
+impl Declare {
+    fn class(&self, passive: bool) -> AMQPClass {
+        match self {
+            Declare::Exchange(declare) => {
+                AMQPClass::Exchange(exchange::AMQPMethod::Declare(exchange::Declare { passive, ..declare.clone() }))
+            }
+            Declare::Queue(declare) => {
+                AMQPClass::Queue(queue::AMQPMethod::Declare(queue::Declare { passive, ..declare.clone() }))
+            }
         }
-        Err(Error::Refused { code: "PRECONDITION_FAILED", .. }) => {
-            connection.open_channel(CHANNEL).await?;
-            Ok(false)
-        }
-        Err(error) => Err(error),
     }
 }
 
-async fn exchanges(connection: &mut Connection, plan: &Plan) -> Result<Vec<String>> {
-    let mut as_declared = Vec::new();
-    for exchange in &plan.exchanges {
-        let option = match exchange.route {
-            Route::Receive => "receiveExchange",
-            Route::Status => "statusExchange",
-            Route::Message => "messageExchange",
-        };
-        if stands(connection, plan, &exchange_method(plan, exchange, false), option).await? {
-            as_declared.push(exchange.name.clone());
-        }
-    }
-    Ok(as_declared)
-}
-
-/// exchange.declare; with `nowait` there is no answer.
-fn exchange_method(plan: &Plan, exchange: &Exchange, nowait: bool) -> AMQPClass {
+pub(super) fn exchange_declare(plan: &Plan, exchange: &Exchange) -> exchange::Declare {
     let reliable = plan.is_reliable();
-    AMQPClass::Exchange(exchange::AMQPMethod::Declare(exchange::Declare {
+    exchange::Declare {
         exchange: exchange.name.as_str().into(),
         kind: match exchange.kind {
             ExchangeKind::Direct => "direct".into(),
@@ -201,9 +265,25 @@ fn exchange_method(plan: &Plan, exchange: &Exchange, nowait: bool) -> AMQPClass 
         durable: reliable,
         auto_delete: !reliable,
         internal: false,
-        nowait,
+        nowait: false,
         arguments: FieldTable::default(),
-    }))
+    }
+}
+
+async fn exchanges(connection: &mut Connection, plan: &Plan) -> Result<Vec<String>> {
+    let mut as_declared = Vec::new();
+    for exchange in &plan.exchanges {
+        let declare = exchange_declare(plan, exchange);
+        let option = match exchange.route {
+            Route::Receive => "receiveExchange",
+            Route::Status => "statusExchange",
+            Route::Message => "messageExchange",
+        };
+        if stands(connection, plan, Declare::Exchange(declare), option).await? {
+            as_declared.push(exchange.name.clone());
+        }
+    }
+    Ok(as_declared)
 }
 
 /// It is the user's: kind and properties are theirs to choose.
@@ -231,13 +311,12 @@ async fn dead_letter_exchange(connection: &mut Connection, name: &str) -> Result
 /// Declares and binds it; answers whether it stands as declared.
 async fn shared_queue(connection: &mut Connection, plan: &Plan, queue: &Queue, durable: bool) -> Result<bool> {
     let option = if queue.route == Route::Status { "statusQueue" } else { "receiveQueue" };
-    let stands = stands(connection, plan, &shared_queue_method(plan, queue, durable, false), option).await?;
+    let stands = stands(connection, plan, Declare::Queue(shared_queue_declare(plan, queue, durable)), option).await?;
     bind(connection, CHANNEL, queue, &queue.exchange, &queue.binding_key).await?;
     Ok(stands)
 }
 
-/// queue.declare of a shared queue; with `nowait` there is no answer.
-fn shared_queue_method(plan: &Plan, queue: &Queue, durable: bool, nowait: bool) -> AMQPClass {
+fn shared_queue_declare(plan: &Plan, queue: &Queue, durable: bool) -> queue::Declare {
     let reliable = plan.is_reliable();
     let mut arguments = FieldTable::default();
     if reliable {
@@ -246,15 +325,15 @@ fn shared_queue_method(plan: &Plan, queue: &Queue, durable: bool, nowait: bool) 
             arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString(name.as_str().into()));
         }
     }
-    AMQPClass::Queue(queue::AMQPMethod::Declare(queue::Declare {
+    queue::Declare {
         queue: queue.name.as_str().into(),
         passive: false,
         durable: durable || reliable,
         exclusive: false,
         auto_delete: plan.queue_ends_with_its_consumers(),
-        nowait,
+        nowait: false,
         arguments,
-    }))
+    }
 }
 
 /// Classic is what a broker makes of a queue that says nothing, unless its virtual host says otherwise.

@@ -26,21 +26,22 @@ pub mod fuzzing {
 }
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
-use super::topology::{ExchangeKind, Plan, Routes};
+use super::topology::{Plan, Routes};
 use super::{Acker, Broker, Routed, Session};
-use crate::config::{BrokerSettings, Host};
+use crate::config::BrokerSettings;
 use crate::error::{Error, Result};
 use crate::hooks::Place;
 use crate::message::{Delivery, Outgoing, Route};
+use connect::{Endpoint, reply_code};
 use consuming::Consuming;
-use declare::{Control, Declared};
+use declare::{Control, Declared, Resolve};
 use publishing::{Offered, Published, Publishing};
 use tls::Tls;
 use wire::Broken;
@@ -54,7 +55,9 @@ const DECLARE_ATTEMPTS: usize = 3;
 /// (RabbitMQ's max_message_size), and hardly below this.
 const LARGE: usize = 1024 * 1024;
 /// How often what is consumed is bound again.
-const BIND_INTERVAL: Duration = Duration::from_secs(10);
+const BIND_INTERVAL: Duration = Duration::from_secs(1);
+/// How long after an exchange was deleted everybody has bound to it again.
+const BOUND_AGAIN: Duration = Duration::from_millis(1250);
 
 pub struct AmqpBroker {
     control: Arc<Control>,
@@ -67,9 +70,13 @@ pub struct AmqpBroker {
 impl AmqpBroker {
     /// `place` reads the deliveries, where that can be.
     pub fn new(settings: BrokerSettings, place: Option<Arc<dyn Place>>) -> Result<Self> {
+        AmqpBroker::with_resolver(settings, place, Arc::new(declare::resolve))
+    }
+
+    fn with_resolver(settings: BrokerSettings, place: Option<Arc<dyn Place>>, resolve: Resolve) -> Result<Self> {
         let tls = settings.tls.as_ref().map(Tls::new).transpose()?;
         let (durable_queues, first) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let control = Control { settings, tls, durable_queues, first };
+        let control = Control { settings, tls, durable_queues, first, resolve };
         Ok(AmqpBroker { control: Arc::new(control), sessions: AtomicU32::new(0), place })
     }
 
@@ -81,19 +88,14 @@ impl AmqpBroker {
         for queue in plan.queues.iter_mut().filter(|queue| queue.private && renamed) {
             queue.name = format!("{}-{session}", queue.name);
         }
-        let Declared { connection, host, standing } = self.control.declare(&plan).await?;
-        let anchors: Vec<&str> = plan
-            .exchanges
-            .iter()
-            .filter(|exchange| exchange.kind == ExchangeKind::Direct && standing.exchanges.contains(&exchange.name))
-            .map(|exchange| exchange.name.as_str())
-            .collect();
-        let consuming = Consuming::new(connection, &plan, &standing, &anchors, self.place.as_deref()).await?;
-        let publishing = Publishing::new(self.control.connect(&host).await?, &plan).await?;
+        let Declared { connection, endpoint, standing } = self.control.declare(&plan).await?;
+        // First what may be refused: deliveries that come and cannot be answered would go back to their queue.
+        let publishing = Publishing::new(self.control.connect(&endpoint).await?, &plan).await?;
+        let consuming = Consuming::new(connection, &plan, &standing, self.place.as_deref()).await?;
         self.control.first.store(0, Ordering::Relaxed);
         Ok(AmqpSession {
             control: self.control.clone(),
-            host,
+            endpoint,
             plan,
             publishing,
             consuming,
@@ -102,6 +104,8 @@ impl AmqpBroker {
             returned: AtomicU64::new(0),
             declared: Mutex::new(None),
             refused: AtomicUsize::new(0),
+            refusal: std::sync::Mutex::default(),
+            unrouted: AtomicBool::new(false),
         })
     }
 }
@@ -160,7 +164,7 @@ impl Drop for Back<'_> {
 
 pub struct AmqpSession {
     control: Arc<Control>,
-    host: Host,
+    endpoint: Endpoint,
     plan: Plan,
     publishing: Publishing,
     consuming: Consuming,
@@ -173,6 +177,10 @@ pub struct AmqpSession {
     declared: Mutex<Option<Instant>>,
     /// Messages that the broker has refused for good, and that nobody has been told of.
     refused: AtomicUsize,
+    /// Why the last of them was refused.
+    refusal: std::sync::Mutex<Option<Error>>,
+    /// It has been told that there is no queue for what is published here.
+    unrouted: AtomicBool,
 }
 
 /// When each connection was last heard, in ms since the session began.
@@ -206,11 +214,42 @@ impl AmqpSession {
     }
 
     fn broken(&self, broken: Broken) -> Error {
-        self.gone(broken.to_string())
+        const CONNECTION_FORCED: u16 = 320;
+        match broken {
+            Broken::Closed { code, text } if code != CONNECTION_FORCED => {
+                let address = self.control.settings.address.clone();
+                Error::Refused { code: reply_code(code), address, detail: text }
+            }
+            broken => self.gone(broken.to_string()),
+        }
+    }
+
+    /// Counts messages that the broker has not taken and never will.
+    fn lose(&self, count: usize, error: Option<Error>) {
+        self.refused.fetch_add(count, Ordering::Relaxed);
+        if error.is_some() {
+            *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = error;
+        }
+    }
+
+    /// At most once, what was on its way on a closed channel may have gone with it.
+    fn lose_channel(&self) {
+        let count = self.publishing.lost_with_channel();
+        if count > 0 {
+            self.lose(count, self.publishing.closed_with().map(|broken| self.broken(broken)));
+        }
     }
 
     /// Opens the publishing channel again, with what it publishes to declared.
     async fn reopen(&self) -> Result<()> {
+        if !self.plan.is_reliable() {
+            self.lose_channel();
+        }
+        if self.publishing.wants_exchange() && self.plan.targets.is_empty() {
+            // What is published to is bound by others, who declare it again when they do that. Declaring it here at once
+            // would have messages go to nobody, or to the first of several gateways alone.
+            sleep(BOUND_AGAIN).await;
+        }
         self.declare_again().await?;
         self.publishing.reopen().await.map_err(|broken| self.broken(broken))
     }
@@ -221,9 +260,10 @@ impl AmqpSession {
         if let Some(before) = *declared {
             sleep_until(before + DECLARE_INTERVAL).await;
         }
-        self.control.declare_again(&self.plan, &self.host).await?;
+        self.control.declare_again(&self.plan, &self.endpoint).await?;
         *declared = Some(Instant::now());
-        Ok(())
+        // Whatever took one exchange away may have taken the one that is consumed from.
+        self.consuming.bind_again().await.map_err(|broken| self.broken(broken))
     }
 
     /// Publishes what has come back, before anything else: messages keep their order.
@@ -235,9 +275,20 @@ impl AmqpSession {
             }
             let back = self.publishing.take_back().await.map_err(|broken| self.broken(broken))?;
             let mut back = Back { messages: back, publishing: &self.publishing };
+            if back.messages.is_empty() {
+                continue;
+            }
             let returned = self.publishing.returned_count();
             if self.publishing.is_refused() {
                 self.publishing.renew().await.map_err(|broken| self.broken(broken))?;
+            } else if self.plan.targets.is_empty() && !self.plan.is_reliable() {
+                if !self.publishing.was_routed() {
+                    self.lose_unrouted(std::mem::take(&mut back.messages).len());
+                    continue;
+                }
+                // There was a queue until now: its exchange was deleted, and is bound again, or the last gateway has left.
+                self.unrouted.store(false, Ordering::Relaxed);
+                sleep(BOUND_AGAIN).await;
             } else if self.plan.targets.is_empty() || self.returned.swap(returned, Ordering::Relaxed) == returned {
                 // The queues are others', or there are queues that refuse: they may be ready later.
                 sleep(DECLARE_INTERVAL).await;
@@ -250,9 +301,19 @@ impl AmqpSession {
                 self.publish_if_taken(back).await?;
             } else {
                 self.publish_all(&mut back.messages).await?;
+                // Before anything else goes out it is known whether these come back once more.
+                self.barrier().await?;
             }
         }
         Ok(())
+    }
+
+    /// At most once, messages that come back since nobody is there for them. That is counted each time and told once.
+    fn lose_unrouted(&self, count: usize) {
+        let told = self.unrouted.swap(true, Ordering::Relaxed);
+        let detail = "NO_ROUTE - no queue of a gateway is bound to the exchange for messages".to_owned();
+        let address = self.control.settings.address.clone();
+        self.lose(count, (!told && count > 0).then_some(Error::Refused { code: "NO_ROUTE", address, detail }));
     }
 
     /// The first one goes ahead, and the others only when it has been taken: as long as nobody takes them they wait here,
@@ -293,11 +354,7 @@ impl AmqpSession {
                     self.reopen().await?;
                     return Ok(());
                 }
-                Published::ChannelClosed => {
-                    // One message at least was what the channel was closed for.
-                    self.refused.fetch_add(1, Ordering::Relaxed);
-                    self.reopen().await?;
-                }
+                Published::ChannelClosed => self.reopen().await?,
             }
         }
     }
@@ -332,7 +389,8 @@ impl AmqpSession {
             if !self.publishing.is_open() {
                 let blameless = self.publishing.wants_exchange();
                 if !blameless {
-                    self.refused.fetch_add(self.publishing.drop_unconfirmed(), Ordering::Relaxed);
+                    let error = self.publishing.closed_with().map(|broken| self.broken(broken));
+                    self.lose(self.publishing.drop_unconfirmed(), error);
                 }
                 self.reopen().await?;
                 if blameless {
@@ -345,18 +403,18 @@ impl AmqpSession {
     }
 
     /// An exchange that somebody deletes takes bindings along without a word, and whoever publishes declares it anew.
-    async fn bind_again(&self) -> String {
+    async fn bind_again(&self) -> Broken {
         loop {
             sleep(BIND_INTERVAL).await;
             if let Err(broken) = self.consuming.bind_again().await {
-                return broken.to_string();
+                return broken;
             }
         }
     }
 
     /// Sends heartbeats and waits for the broker's, which come twice in an interval. One and a half without a sign, looked
     /// at twice in each, end the session within two.
-    async fn beat(&self) -> String {
+    async fn beat(&self) -> Broken {
         let Some(heartbeat) = self.publishing.heartbeat.or(self.consuming.heartbeat) else {
             return std::future::pending().await;
         };
@@ -369,12 +427,13 @@ impl AmqpSession {
             }
             for connection in [&self.silence.publishing, &self.silence.consuming] {
                 if self.silence.of(connection) > heartbeat * 3 / 2 {
-                    return format!("no heartbeat for {} ms", self.silence.of(connection).as_millis());
+                    let silence = self.silence.of(connection).as_millis();
+                    return Broken::Unusable(format!("no heartbeat for {silence} ms"));
                 }
             }
             for beaten in [self.publishing.beat(heartbeat / 2), self.consuming.beat(heartbeat / 2)] {
                 if let Err(broken) = beaten {
-                    return broken.to_string();
+                    return broken;
                 }
             }
         }
@@ -415,7 +474,7 @@ impl Session for AmqpSession {
                     self.reopen().await?;
                     return Ok(Routed::Refused);
                 }
-                Err(broken) => return Err(self.gone(broken.to_string())),
+                Err(broken) => return Err(self.broken(broken)),
             }
         }
         Ok(Routed::Yes)
@@ -441,12 +500,19 @@ impl Session for AmqpSession {
     }
 
     fn refused(&self) -> usize {
+        if !self.plan.is_reliable() {
+            self.lose_channel();
+        }
         self.refused.swap(0, Ordering::Relaxed)
+    }
+
+    fn refusal(&self) -> Option<Error> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     async fn receive(&self, into: &mut Vec<Delivery>, max: usize) -> Result<()> {
         let heard = || self.silence.heard(&self.silence.consuming);
-        self.consuming.receive(into, max, heard).await.map_err(|detail| self.gone(detail))
+        self.consuming.receive(into, max, heard).await.map_err(|broken| self.broken(broken))
     }
 
     fn can_move(&self) -> bool {
@@ -471,18 +537,69 @@ impl Session for AmqpSession {
 
     async fn lost(&self, blocked: impl Fn(Option<&str>) + Send + Sync) -> Error {
         let heard = || self.silence.heard(&self.silence.publishing);
-        let detail = tokio::select! {
-            detail = self.publishing.listen(heard, blocked) => detail,
-            detail = self.bind_again() => detail,
-            broken = self.consuming.leave() => broken.to_string(),
-            () = self.publishing.neglected() => "the broker confirms nothing".to_owned(),
-            detail = self.beat() => detail,
+        let broken = tokio::select! {
+            broken = self.publishing.listen(heard, blocked) => broken,
+            broken = self.publishing.survey() => broken,
+            broken = self.bind_again() => broken,
+            broken = self.consuming.leave() => broken,
+            () = self.publishing.neglected() => Broken::Unusable("the broker confirms nothing".to_owned()),
+            broken = self.beat() => broken,
         };
-        self.gone(detail)
+        self.broken(broken)
     }
 
     async fn close(&self) {
         // At once: a broker that takes no messages may keep the one from answering, and not from knowing what was handled.
         tokio::join!(self.consuming.close(), self.publishing.close());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::broker::topology::Role;
+
+    fn settings(connection_timeout: u64) -> BrokerSettings {
+        let settings = json!({
+            "kind": "amqp", "memoryName": "", "hosts": [{ "host": "name", "port": 5672 }], "vhost": "/",
+            "login": "guest", "password": "guest", "authMechanism": "PLAIN", "connectionTimeout": connection_timeout,
+            "heartbeat": 0, "noDelay": true, "tls": null, "clientProperties": {}, "reconnect": true,
+            "reconnectBackoffStrategy": "linear", "reconnectBackoffTime": 1000, "reconnectExponentialLimit": 1000,
+            "reconnectJitter": 0.0, "bufferSize": 1000, "prefetch": 10, "delivery": "at-most-once",
+            "queueType": "classic", "deadLetterExchange": null, "queueExpires": 1000, "receiveExchange": "a",
+            "receiveQueue": "b", "statusExchange": "c", "statusQueue": "d", "messageExchange": "e",
+            "messageQueue": "f", "address": "amqp://name:5672/%2F",
+        });
+        serde_json::from_value(settings).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_address_that_stays_silent_leaves_time_for_the_next_one_of_its_name() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = vec![silent.local_addr().unwrap(), other.local_addr().unwrap()];
+        let limit = 3000;
+        let settings = settings(limit);
+        let plan = Plan::new(&settings, Role::Worker, "unique");
+        let resolve: Resolve = Arc::new(move |_| {
+            let addresses = addresses.clone();
+            Box::pin(async move { Ok(addresses) })
+        });
+        let broker = AmqpBroker::with_resolver(settings, None, resolve).unwrap();
+        let connecting = tokio::spawn(async move {
+            timeout(Duration::from_millis(limit), broker.connect(&plan)).await.map(|result| result.map(|_| ()))
+        });
+        let (mut stream, _) = other.accept().await.unwrap();
+        let mut header = [0; 8];
+        stream.read_exact(&mut header).await.unwrap();
+        assert_eq!(&header, b"AMQP\0\0\x09\x01");
+        drop(stream);
+        let error = connecting.await.unwrap().expect("there was time left").unwrap_err();
+        assert_eq!(error.code(), "ECONNRESET");
     }
 }

@@ -1,11 +1,26 @@
 //! The connection that publishes: all that is ready in one buffer and one write.
+//!
+//! What the broker closes, by its reply code, and what is done:
+//!
+//! | closed | code | RabbitMQ's reason | what is done |
+//! |---|---|---|---|
+//! | publishing channel | 404 | the exchange has gone | it is declared and the channel opened again |
+//! | | 406, 311 | one message: larger than `max_message_size`, a property that is not allowed | that one is lost, the channel is opened again |
+//! | | 403, 405, 504, 541, others | permissions, the channel itself | the session ends |
+//! | consuming channel | any (403, 404, 406 `consumer_timeout`) | it consumes no more | the session ends |
+//! | consumer (basic.cancel) | | its queue was deleted, or the queue's node is gone | the session ends |
+//! | connection | any (320, 501 to 506, 530, 541) | an operator, an error | the session ends |
+//!
+//! A session that ends says why (`reconnecting`), and another one is made from the start; what waits is kept. At least once,
+//! what was not confirmed goes out again. At most once, what the closed channel may have taken along is counted as lost.
 
 use std::collections::VecDeque;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use lapin::protocol::{AMQPClass, basic, channel, confirm, connection};
-use tokio::sync::{Mutex, watch};
+use bytes::Bytes;
+use lapin::protocol::{AMQPClass, basic, channel, confirm, connection, tx};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{Instant, sleep};
 
 use super::connect::Connection;
@@ -15,9 +30,14 @@ use super::stream::ReadEnd;
 use super::window::Window;
 use super::wire::{BODY, Broken, HEADER, METHOD, Publish, Reader, close_channel, method_frame, parse_method};
 use crate::broker::topology::Plan;
-use crate::message::{Outgoing, Route};
+use crate::error::Error;
+use crate::message::{Headers, JSON, Outgoing, Properties, Route};
 
 const CHANNEL: u16 = 1;
+/// For the question whether the login may publish.
+const CHECK_CHANNEL: u16 = 2;
+/// At most once: how long after a message the broker is asked whether it has looked at it.
+const SURVEY_DELAY: Duration = Duration::from_millis(20);
 /// How long a message may wait for its confirm.
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a broker may refuse everything before the channel is opened anew.
@@ -34,6 +54,8 @@ pub struct Publishing {
     /// The channel is in confirm mode.
     confirms: bool,
     flight: std::sync::Mutex<Flight>,
+    /// Something has been published.
+    wrote: Notify,
     state: watch::Sender<State>,
 }
 
@@ -46,6 +68,49 @@ struct Flight {
     back: VecDeque<Outgoing>,
     /// Since when the broker has refused (basic.nack) and taken nothing.
     refusing: Option<Instant>,
+    /// Without confirms.
+    survey: Survey,
+}
+
+/// What has become of messages that are not confirmed: basic.qos is answered when the broker has looked at all before it.
+#[derive(Default)]
+struct Survey {
+    /// Messages that have gone out.
+    written: u64,
+    /// Of them, those that went out before each question that is not answered yet.
+    asked: VecDeque<u64>,
+    /// Questions so far.
+    questions: u64,
+    /// Of them, those that the broker has looked at.
+    seen: u64,
+    /// Messages that had come back when the last question was answered.
+    returned: u64,
+    /// The broker has had a queue for a message.
+    routed: bool,
+}
+
+impl Survey {
+    /// The number of a question that is about to go out.
+    fn ask(&mut self) -> u64 {
+        self.asked.push_back(self.written);
+        self.questions += 1;
+        self.questions
+    }
+
+    fn answer(&mut self, returned: u64) {
+        if let Some(written) = self.asked.pop_front() {
+            self.routed |= written - self.seen > returned - self.returned;
+            (self.seen, self.returned) = (written, returned);
+        }
+    }
+
+    /// How many messages the broker may not have looked at. The channel is closed, so it never will.
+    fn give_up(&mut self) -> u64 {
+        self.asked.clear();
+        let unseen = self.written - self.seen;
+        self.seen = self.written;
+        unseen
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -60,13 +125,14 @@ struct State {
     answered: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 enum ChannelState {
     #[default]
     Open,
     /// The broker has closed it, most often because an autoDelete exchange went with its last queue (404).
     Closed {
         code: u16,
+        text: String,
     },
     Opening,
 }
@@ -88,18 +154,15 @@ pub const ROUTES: [Route; 3] = [Route::Receive, Route::Status, Route::Message];
 
 impl Publishing {
     pub async fn new(mut connection: Connection, plan: &Plan) -> crate::error::Result<Publishing> {
+        let blocked = check_permissions(&mut connection, plan).await?;
         connection.open_channel(CHANNEL).await?;
         let confirms = plan.is_reliable();
         if confirms {
             connection.call(CHANNEL, &select_confirms()).await?;
         }
         let Connection { reader, outlet, frame_max, heartbeat, .. } = connection;
-        let templates = ROUTES.map(|route| {
-            // At most once, only what is declared here can be declared again when it has gone; nobody may ever come for
-            // the rest.
-            let mandatory = confirms || plan.targets.iter().any(|queue| queue.route == route);
-            Publish::new(CHANNEL, plan.target(route), mandatory, &plan.unique)
-        });
+        // All of it is mandatory: a message for which there is no queue comes back, and is not lost without a word.
+        let templates = ROUTES.map(|route| Publish::new(CHANNEL, plan.target(route), true, &plan.unique));
         Ok(Publishing {
             reader: Mutex::new(reader),
             outlet: Mutex::new(outlet),
@@ -109,7 +172,8 @@ impl Publishing {
             heartbeat,
             confirms,
             flight: std::sync::Mutex::default(),
-            state: watch::Sender::default(),
+            wrote: Notify::new(),
+            state: watch::Sender::new(State { blocked, ..State::default() }),
         })
     }
 
@@ -139,6 +203,7 @@ impl Publishing {
         for message in batch.iter().take(count) {
             self.templates[message.route as usize].write(outlet.next_message(), message, self.frame_max);
         }
+        let waiting = batch.len();
         let begun = || {
             if let Some(message) = batch.pop_front()
                 && self.confirms
@@ -147,6 +212,11 @@ impl Publishing {
             }
         };
         outlet.flush(begun).await?;
+        if !self.confirms {
+            // Still under the outlet's lock, so that a question counts exactly what went out before it.
+            self.flight().survey.written += (waiting - batch.len()) as u64;
+            self.wrote.notify_one();
+        }
         Ok(Published::All)
     }
 
@@ -189,7 +259,30 @@ impl Publishing {
     /// Something has come back, or lies on a closed channel.
     pub fn wants_attention(&self) -> bool {
         let flight = self.flight();
-        !flight.back.is_empty() || (!flight.window.is_empty() && !self.is_open())
+        // At most once, what was lost with the channel is counted without waiting for the next message.
+        !flight.back.is_empty() || ((!flight.window.is_empty() || !self.confirms) && !self.is_open())
+    }
+
+    /// At most once: how many messages may have been lost with a channel that is closed.
+    pub fn lost_with_channel(&self) -> usize {
+        if self.is_open() { 0 } else { usize::try_from(self.flight().survey.give_up()).unwrap_or(usize::MAX) }
+    }
+
+    /// Whether there has been a queue for a message since this was asked last.
+    pub fn was_routed(&self) -> bool {
+        std::mem::take(&mut self.flight().survey.routed)
+    }
+
+    /// At most once: asks, now and then while messages go out, whether the broker has looked at them. What a closed channel
+    /// takes along is counted by that.
+    pub async fn survey(&self) -> Broken {
+        loop {
+            self.wrote.notified().await;
+            sleep(SURVEY_DELAY).await;
+            if let Err(broken) = self.barrier().await {
+                return broken;
+            }
+        }
     }
 
     /// Resolves when something has come back.
@@ -242,12 +335,12 @@ impl Publishing {
         if !self.is_open() {
             return Ok(());
         }
-        let asked = self.state.borrow().answered;
+        let question = self.flight().survey.ask();
         let qos = basic::Qos { prefetch_count: 0, global: false };
         outlet.method(CHANNEL, &AMQPClass::Basic(basic::AMQPMethod::Qos(qos))).await?;
         drop(outlet);
         let mut state = self.state.subscribe();
-        let _ = state.wait_for(|state| state.answered > asked || state.channel != ChannelState::Open).await;
+        let _ = state.wait_for(|state| state.answered >= question || state.channel != ChannelState::Open).await;
         Ok(())
     }
 
@@ -255,15 +348,18 @@ impl Publishing {
     pub async fn publish_if_routed(&self, message: &Outgoing) -> Result<Offered, Broken> {
         let before = self.returned_count();
         let mut frames = Vec::new();
-        self.templates[message.route as usize].write_mandatory(&mut frames, message, self.frame_max);
+        self.templates[message.route as usize].write(&mut frames, message, self.frame_max);
         self.write(&frames).await?;
         self.barrier().await?;
         if !self.is_open() {
             return Ok(Offered::ChannelClosed { for_want_of_exchange: self.wants_exchange() });
         }
+        let routed = self.returned_count() == before;
+        let mut flight = self.flight();
         // The caller still has the message.
-        self.flight().back.clear();
-        Ok(Offered::Routed(self.returned_count() == before))
+        flight.back.clear();
+        flight.survey.routed |= routed;
+        Ok(Offered::Routed(routed))
     }
 
     /// Whether the broker has refused everything for a while.
@@ -289,14 +385,28 @@ impl Publishing {
 
     /// Whether the channel was closed for an exchange that has gone, and not for something that a message said.
     pub fn wants_exchange(&self) -> bool {
-        self.state.borrow().channel == ChannelState::Closed { code: 404 }
+        matches!(self.state.borrow().channel, ChannelState::Closed { code: 404, .. })
+    }
+
+    /// What the broker has closed the channel with.
+    pub fn closed_with(&self) -> Option<Broken> {
+        match &self.state.borrow().channel {
+            ChannelState::Closed { code, text } => Some(Broken::Closed { code: *code, text: text.clone() }),
+            _ => None,
+        }
     }
 
     /// Opens the channel again; `listen` must be running, since it sees the answer. What was not confirmed has come back.
     pub async fn reopen(&self) -> Result<(), Broken> {
         let mut back = self.unsettled();
         self.put_back(&mut back);
-        self.state.send_modify(|state| state.channel = ChannelState::Opening);
+        let questions = self.flight().survey.questions;
+        self.flight().survey.give_up();
+        self.state.send_modify(|state| {
+            state.channel = ChannelState::Opening;
+            // Those that were asked on the closed channel are never answered.
+            state.answered = questions;
+        });
         let open = AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {}));
         let mut frames = method_frame(CHANNEL, &open);
         if self.confirms {
@@ -309,8 +419,12 @@ impl Publishing {
     }
 
     /// Reads what the broker says on this connection until it ends; returns why.
-    pub async fn listen(&self, heard: impl Fn(), told: impl Fn(Option<&str>)) -> String {
+    pub async fn listen(&self, heard: impl Fn(), told: impl Fn(Option<&str>)) -> Broken {
         let mut reader = self.reader.lock().await;
+        let blocked = self.state.borrow().blocked.clone();
+        if let Some(reason) = blocked {
+            told(Some(&reason));
+        }
         let mut returning = Returning::default();
         loop {
             let frame = match reader.take_frame() {
@@ -320,12 +434,12 @@ impl Publishing {
                         heard();
                         continue;
                     }
-                    Err(broken) => return broken.to_string(),
+                    Err(broken) => return broken,
                 },
-                Err(broken) => return broken.to_string(),
+                Err(broken) => return broken,
             };
-            let payload = match frame {
-                (METHOD, _, payload) => payload,
+            let (id, payload) = match frame {
+                (METHOD, id, payload) => (id, payload),
                 (HEADER | BODY, _, payload) => {
                     if let Some(message) = returning.content(frame.0, &payload, &self.known) {
                         self.flight().back.push_back(message);
@@ -337,13 +451,13 @@ impl Publishing {
             };
             let class = match parse_method(&payload) {
                 Ok(class) => class,
-                Err(broken) => return broken.to_string(),
+                Err(broken) => return broken,
             };
             match class {
                 AMQPClass::Connection(connection::AMQPMethod::Close(close)) => {
                     let answer = AMQPClass::Connection(connection::AMQPMethod::CloseOk(connection::CloseOk {}));
                     let _ = self.write(&method_frame(0, &answer)).await;
-                    return close.reply_text.to_string();
+                    return Broken::Closed { code: close.reply_code, text: close.reply_text.to_string() };
                 }
                 AMQPClass::Connection(connection::AMQPMethod::CloseOk(_)) => {
                     self.state.send_modify(|state| state.closed = true);
@@ -357,11 +471,15 @@ impl Publishing {
                     self.state.send_modify(|state| state.blocked = None);
                 }
                 AMQPClass::Channel(channel::AMQPMethod::Close(close)) => {
-                    let code = close.reply_code;
-                    self.state.send_modify(|state| state.channel = ChannelState::Closed { code });
+                    let (code, text) = (close.reply_code, close.reply_text.to_string());
+                    let closed = ChannelState::Closed { code, text: text.clone() };
+                    self.state.send_modify(|state| state.channel = closed);
                     let answer = AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {}));
-                    if let Err(broken) = self.write(&method_frame(CHANNEL, &answer)).await {
-                        return broken.to_string();
+                    if let Err(broken) = self.write(&method_frame(id, &answer)).await {
+                        return broken;
+                    }
+                    if !is_mendable(code) {
+                        return Broken::Closed { code, text };
                     }
                 }
                 AMQPClass::Basic(basic::AMQPMethod::Return(method)) => {
@@ -376,7 +494,7 @@ impl Publishing {
                 }
                 AMQPClass::Basic(basic::AMQPMethod::Nack(nack)) => {
                     let mut flight = self.flight();
-                    let Flight { window, back, refusing } = &mut *flight;
+                    let Flight { window, back, refusing, .. } = &mut *flight;
                     refusing.get_or_insert_with(Instant::now);
                     window.settle(nack.delivery_tag, nack.multiple, |mut message| {
                         // What came behind it may have been taken.
@@ -387,10 +505,14 @@ impl Publishing {
                     self.tell();
                 }
                 AMQPClass::Basic(basic::AMQPMethod::QosOk(_)) => {
+                    let returned = self.returned_count();
+                    self.flight().survey.answer(returned);
                     self.state.send_modify(|state| state.answered += 1);
                 }
-                AMQPClass::Channel(channel::AMQPMethod::CloseOk(_)) => {
-                    self.state.send_modify(|state| state.channel = ChannelState::Closed { code: 200 });
+                AMQPClass::Channel(channel::AMQPMethod::CloseOk(_)) if id == CHANNEL => {
+                    self.state.send_modify(|state| {
+                        state.channel = ChannelState::Closed { code: 200, text: String::new() };
+                    });
                 }
                 AMQPClass::Channel(channel::AMQPMethod::OpenOk(_)) => {
                     self.state.send_modify(|state| state.channel = ChannelState::Open);
@@ -425,6 +547,50 @@ impl Publishing {
             _ = self.listen(|| (), |_| ()) => (),
         }
     }
+}
+
+/// Whether a channel that was closed with this code can be opened again and used: it was closed for an exchange that has
+/// gone, which can be declared, or for something that one message said.
+fn is_mendable(code: u16) -> bool {
+    const CONTENT_TOO_LARGE: u16 = 311;
+    const NOT_FOUND: u16 = 404;
+    const PRECONDITION_FAILED: u16 = 406;
+    matches!(code, CONTENT_TOO_LARGE | NOT_FOUND | PRECONDITION_FAILED)
+}
+
+/// Asks whether the login may publish to each exchange that this side publishes to, so that a start fails early: a broker
+/// looks at that permission only when a message comes.
+///
+/// An empty message is published to each in a transaction that is rolled back. RabbitMQ checks the permission when the
+/// message comes, with the exchange and the routing key that are used later, and gives messages to queues only at a commit:
+/// no peer of any version gets anything, and nothing is declared. Other questions do not fit. Declarations and bindings need
+/// other permissions, and a routing key that nobody uses reaches everybody through a fanout.
+///
+/// Answers why the broker does not take messages at present (connection.blocked): it reads nothing more from this connection
+/// then, and what it thinks of the login shows when it goes on.
+async fn check_permissions(connection: &mut Connection, plan: &Plan) -> crate::error::Result<Option<String>> {
+    let transaction = |method| method_frame(CHECK_CHANNEL, &AMQPClass::Tx(method));
+    connection.open_channel(CHECK_CHANNEL).await?;
+    connection.call(CHECK_CHANNEL, &AMQPClass::Tx(tx::AMQPMethod::Select(tx::Select {}))).await?;
+    let properties = Arc::new(Properties::new(JSON, &Headers::default()));
+    let mut frames = Vec::new();
+    for route in plan.role.publishes() {
+        let message = Outgoing::new(*route, properties.clone(), Bytes::new());
+        Publish::new(CHECK_CHANNEL, plan.target(*route), false, "").write(&mut frames, &message, connection.frame_max);
+    }
+    frames.extend(transaction(tx::AMQPMethod::Rollback(tx::Rollback {})));
+    connection.write(&frames).await?;
+    let blocked = connection.answer_unless_blocked(CHECK_CHANNEL).await.map_err(|error| match error {
+        Error::Refused { code: code @ "ACCESS_REFUSED", address, detail } => {
+            let detail = format!("{detail} (asked whether this login may publish there)");
+            Error::Refused { code, address, detail }
+        }
+        error => error,
+    })?;
+    if blocked.is_none() {
+        connection.close_channel(CHECK_CHANNEL).await?;
+    }
+    Ok(blocked)
 }
 
 fn select_confirms() -> AMQPClass {

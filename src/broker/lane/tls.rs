@@ -13,8 +13,8 @@ use tokio_rustls::rustls::pki_types::pem::{Error as PemError, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, OtherError,
-    RootCertStore, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, InvalidMessage,
+    OtherError, RootCertStore, SignatureScheme,
 };
 use webpki::EndEntityCert;
 
@@ -216,6 +216,11 @@ pub fn failure(error: &std::io::Error) -> Option<(&'static str, String)> {
             AlertDescription::ProtocolVersion => "ERR_SSL_TLSV1_ALERT_PROTOCOL_VERSION",
             _ => "EPROTO",
         },
+        TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            let text = "this port speaks no TLS: use an amqp: url or leave mqConf.ssl out, or give the broker's port for TLS \
+                        (5671 by default)";
+            return Some(("ERR_SSL_WRONG_VERSION_NUMBER", text.to_owned()));
+        }
         TlsError::InvalidMessage(_) => "ERR_SSL_WRONG_VERSION_NUMBER",
         TlsError::PeerIncompatible(_) => "ERR_SSL_UNSUPPORTED_PROTOCOL",
         _ => "EPROTO",

@@ -26,6 +26,13 @@ pub enum Broken {
     Io(std::io::Error),
     /// Not AMQP, or more than was agreed.
     Malformed(&'static str),
+    /// The broker has closed the connection, or a channel without which there is nothing to be done.
+    Closed {
+        code: u16,
+        text: String,
+    },
+    /// What is found on this side, such as heartbeats that do not come.
+    Unusable(String),
 }
 
 impl From<std::io::Error> for Broken {
@@ -39,6 +46,8 @@ impl std::fmt::Display for Broken {
         match self {
             Broken::Io(error) => error.fmt(f),
             Broken::Malformed(what) => write!(f, "the broker sent {what}"),
+            Broken::Closed { text, .. } => f.write_str(text),
+            Broken::Unusable(what) => f.write_str(what),
         }
     }
 }
@@ -114,6 +123,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             Some(&END) => Ok(Some(Frame { kind, channel, start: payload, end: payload + size })),
             Some(_) => Err(Broken::Malformed("a frame without its end octet")),
         }
+    }
+
+    /// What has been read and not taken.
+    pub fn unread(&self) -> &[u8] {
+        &self.buffer
     }
 
     /// Takes the first frame's payload out of the buffer; for control traffic.
@@ -297,14 +311,6 @@ impl Publish {
             out.extend_from_slice(part);
             out.push(END);
         }
-    }
-
-    /// The same with the mandatory bit: without a queue for it, the message comes back (basic.return).
-    pub fn write_mandatory(&self, out: &mut Vec<u8>, message: &Outgoing, frame_max: usize) {
-        let start = out.len();
-        self.write(out, message, frame_max);
-        // The last octet of the method's arguments holds its bits; the end octet and the next frame's head follow.
-        out[start + self.frames.len() - 5] = 1;
     }
 
     /// Whether a content header with these properties fits into one frame, as it must.
