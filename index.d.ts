@@ -118,6 +118,12 @@ export interface GatewayStats {
   sentBytes: number;
   /** Binary frames that were ignored because `wsConf.binary` is false. */
   ignoredBinary: number;
+  /**
+   * With 'at-least-once': messages to browsers that came a second time,
+   * redelivered by the broker or published again after a lost connection, and
+   * were dropped.
+   */
+  duplicates: number;
   /** Messages from workers whose key is not connected here. */
   unmatched: number;
   /** Calls of `messageKeyFn` that threw. */

@@ -1,13 +1,13 @@
-//! Acknowledging what is handed to connections, once it is written; and telling what has been handed out before.
+//! Acknowledging what is handed to connections, once it is written; and recognizing what has been handed out before.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use crate::broker::{Acker, Settlement};
-use crate::message::{Delivery, Route};
+use crate::message::{Delivery, MessageId, Route};
 
 /// Goes with a message to all that it is for. When the last of them has let go of it, the delivery is done.
 pub struct Receipt {
@@ -66,35 +66,58 @@ impl Receipts {
     }
 }
 
-/// Message ids that are remembered: more than all publishers' windows and the prefetch bring again.
+/// Messages that are remembered: more than all publishers' windows and the prefetch bring again.
 const REMEMBERED: usize = 16 * 1024;
+/// Headers that RabbitMQ's quorum queues add when they deliver a message again.
+const ADDED_BY_QUEUES: [&[u8]; 2] = [b"x-delivery-count", b"x-acquired-count"];
 
-/// Tells what comes a second time: a publisher that lost its connection cannot know what arrived, and a browser cannot
-/// know ids.
+/// Recognizes messages that were handed out before: a publisher that lost its connection cannot know what arrived, and a
+/// browser cannot know ids.
+///
+/// Only a message that the broker redelivers or that its publisher has marked as published again is looked up. Other
+/// programs may give one id to many messages, an order's number for example, and none of them may be taken for another.
 #[derive(Default)]
 pub struct Recent {
     hasher: RandomState,
-    known: HashSet<u64>,
+    /// By identity: whether the first copy was a marked one.
+    known: HashMap<u64, bool>,
     order: VecDeque<u64>,
 }
 
 impl Recent {
-    /// Whether the id has not been seen lately; a message without one is always new.
-    pub fn is_new(&mut self, id: &str) -> bool {
+    /// Whether the message was handed out before; it is remembered now. One without an id is always new.
+    pub fn is_duplicate(&mut self, delivery: &Delivery) -> bool {
+        let id = delivery.message_id();
         if id.is_empty() {
-            return true;
-        }
-        let hash = self.hasher.hash_one(id);
-        if !self.known.insert(hash) {
             return false;
         }
-        self.order.push_back(hash);
+        let identity = self.identity(delivery, id);
+        if let Some(marked_first) = self.known.get(&identity) {
+            // The broker may read the lost connection's original after the marked copy on the next connection.
+            return delivery.redelivered || delivery.repeated || *marked_first;
+        }
+        self.known.insert(identity, delivery.repeated);
+        self.order.push_back(identity);
         if self.order.len() > REMEMBERED
             && let Some(oldest) = self.order.pop_front()
         {
             self.known.remove(&oldest);
         }
-        true
+        false
+    }
+
+    /// Our publishers' ids are unique. For any other id the content counts too: of several messages with one id, the broker
+    /// can redeliver one that was not handed out yet.
+    fn identity(&self, delivery: &Delivery, id: &str) -> u64 {
+        if MessageId::is_generated(id) {
+            return self.hasher.hash_one(id);
+        }
+        // The broker may write the table anew when it adds to it, in any order.
+        let headers = delivery
+            .header_fields()
+            .filter(|(name, _)| !ADDED_BY_QUEUES.contains(name))
+            .fold(0_u64, |sum, field| sum.wrapping_add(self.hasher.hash_one(field)));
+        self.hasher.hash_one((id, headers, &delivery.body))
     }
 }
 
@@ -105,7 +128,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::message::Envelope;
+    use crate::message::{Envelope, Headers, Properties};
 
     #[derive(Default)]
     struct Told(Mutex<Vec<u64>>);
@@ -133,6 +156,23 @@ mod tests {
         }
     }
 
+    /// A message that another program published, with this id, headers and body.
+    fn foreign(id: &str, headers: &str, body: &'static str) -> Delivery {
+        let properties = Properties::tracked_if(true, "", &Headers::from_json(headers).unwrap());
+        let prefix = id.strip_suffix("-7").unwrap();
+        let id = MessageId { number: 7, again: false };
+        let envelope = Envelope::new("", "", |out| properties.write(out, prefix, id));
+        Delivery { envelope, body: Bytes::from_static(body.as_bytes()), ..delivery(1) }
+    }
+
+    fn redelivered(delivery: &Delivery) -> Delivery {
+        Delivery { redelivered: true, ..delivery.clone() }
+    }
+
+    fn marked(delivery: &Delivery) -> Delivery {
+        Delivery { repeated: true, ..delivery.clone() }
+    }
+
     #[test]
     fn a_delivery_is_done_when_the_last_has_let_go_or_when_too_many_are_out() {
         let told = Arc::<Told>::default();
@@ -156,13 +196,51 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_new_once_and_again_when_it_is_forgotten() {
-        let mut recent = Recent::default();
-        assert!(recent.is_new("a") && !recent.is_new("a") && recent.is_new("") && recent.is_new(""));
-        for number in 0..REMEMBERED {
-            assert!(recent.is_new(&number.to_string()));
+    fn only_what_is_redelivered_or_marked_is_a_duplicate() {
+        for id in ["order-7", "0123456789abcdef01234567-7"] {
+            let mut recent = Recent::default();
+            let message = foreign(id, "{}", "1");
+            assert!(!recent.is_duplicate(&redelivered(&message)), "the first copy");
+            assert!(!recent.is_duplicate(&message), "the same id, published as another message");
+            assert!(recent.is_duplicate(&redelivered(&message)));
+            assert!(recent.is_duplicate(&marked(&message)));
         }
-        assert!(recent.is_new("a"));
+    }
+
+    #[test]
+    fn an_original_behind_its_marked_copy_is_a_duplicate() {
+        let mut recent = Recent::default();
+        let message = foreign("0123456789abcdef01234567-7", "{}", "1");
+        assert!(!recent.is_duplicate(&marked(&message)) && recent.is_duplicate(&message));
+    }
+
+    #[test]
+    fn a_redelivered_message_with_the_id_of_another_is_new() {
+        let mut recent = Recent::default();
+        let first = foreign("order-7", r#"{"to":"a","n":1}"#, "1");
+        assert!(!recent.is_duplicate(&first));
+        for other in [foreign("order-7", r#"{"to":"a","n":1}"#, "2"), foreign("order-7", r#"{"to":"b","n":1}"#, "1")] {
+            assert!(!recent.is_duplicate(&redelivered(&other)) && recent.is_duplicate(&redelivered(&other)));
+        }
+        let from_a_quorum_queue = foreign("order-7", r#"{"n":1,"x-delivery-count":1,"to":"a"}"#, "1");
+        assert!(recent.is_duplicate(&redelivered(&from_a_quorum_queue)));
+    }
+
+    #[test]
+    fn a_message_without_an_id_is_never_a_duplicate() {
+        let mut recent = Recent::default();
+        assert!((0..2).all(|_| !recent.is_duplicate(&redelivered(&delivery(1)))));
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten() {
+        let mut recent = Recent::default();
+        let numbered = |number: usize| foreign(&format!("{number}-7"), "{}", "");
+        for number in 0..=REMEMBERED {
+            assert!(!recent.is_duplicate(&numbered(number)));
+        }
+        assert!(!recent.is_duplicate(&redelivered(&numbered(0))));
+        assert!(recent.is_duplicate(&redelivered(&numbered(2))));
         assert_eq!(recent.known.len(), recent.order.len());
     }
 }

@@ -88,11 +88,12 @@ impl<'a> Handing<'a> {
         }
         self.acker = batch.acker().cloned();
         let is_new = |delivery: &Delivery| {
-            let is_new = self.recent.is_new(delivery.message_id());
-            if !is_new {
+            let is_duplicate = self.recent.is_duplicate(delivery);
+            if is_duplicate {
+                self.shared.counters.duplicates.fetch_add(1, Ordering::Relaxed);
                 self.done(delivery);
             }
-            is_new
+            !is_duplicate
         };
         batch.deliveries.retain(is_new);
     }

@@ -81,6 +81,7 @@ struct Counters {
     sent: AtomicU64,
     sent_bytes: AtomicU64,
     ignored_binary: AtomicU64,
+    duplicates: AtomicU64,
     unmatched: AtomicU64,
     overflowed: AtomicU64,
 }
@@ -95,6 +96,7 @@ pub struct Stats {
     pub sent: u64,
     pub sent_bytes: u64,
     pub ignored_binary: u64,
+    pub duplicates: u64,
     pub unmatched: u64,
     pub overflowed: u64,
     pub published: u64,
@@ -217,6 +219,7 @@ impl Gateway {
             sent: read(&counters.sent),
             sent_bytes: read(&counters.sent_bytes),
             ignored_binary: read(&counters.ignored_binary),
+            duplicates: read(&counters.duplicates),
             unmatched: read(&counters.unmatched),
             overflowed: read(&counters.overflowed),
             published: line.counters.published(),

@@ -140,6 +140,11 @@ impl Delivery {
         self.properties().table()
     }
 
+    /// Name and encoded value of each header, up to the first that cannot be read.
+    pub fn header_fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.properties().fields()
+    }
+
     pub fn headers_json(&self) -> String {
         self.properties().headers_json()
     }

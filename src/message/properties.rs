@@ -114,6 +114,13 @@ impl MessageId {
         format!("{prefix}-{:x}", self.number)
     }
 
+    /// Whether an id has the form of [`MessageId::text`] with the random prefix that `lib/` gives each publisher: 24
+    /// hexadecimal digits. Such an id names one message alone.
+    pub fn is_generated(text: &str) -> bool {
+        let is_hex = |part: &str| !part.is_empty() && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        text.split_once('-').is_some_and(|(prefix, number)| prefix.len() == 24 && is_hex(prefix) && is_hex(number))
+    }
+
     /// Reads what [`MessageId::text`] has written.
     pub fn parse(text: &str, prefix: &str) -> Option<MessageId> {
         let number = text.strip_prefix(prefix)?.strip_prefix('-')?;

@@ -230,6 +230,17 @@ impl<'a> EncodedProperties<'a> {
         self.table
     }
 
+    /// Name and encoded value of each entry, up to the first that cannot be read.
+    pub fn fields(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        let mut reader = Reader(self.table);
+        std::iter::from_fn(move || {
+            let name = reader.short()?;
+            let value = reader.0;
+            reader.skip_value()?;
+            Some((name, &value[..value.len() - reader.0.len()]))
+        })
+    }
+
     /// One header, found without building a table.
     pub fn header(&self, wanted: &str) -> Option<Value> {
         let mut reader = Reader(self.table);
