@@ -30,6 +30,10 @@ export declare class NativeClient {
    * negative when the sender should hold on until `drain`: -1 - n, where n were taken.
    */
   send(bodies: Array<string | Buffer>, headers: Array<number | string>): number
+  /** Bytes that the content header of a message may have, as agreed with the broker last. */
+  headerLimit(): number
+  /** Bytes of the content header of a message with these headers, given as `send` has them. */
+  headerSize(headers: number | string, octets: boolean): number
   /**
    * What became of deliveries: five numbers each, namely session, status (1) or message (0), the tag in two halves,
    * and 0 for done, 1 for again, 2 for out of the queue.
@@ -52,6 +56,10 @@ export declare class NativeGateway {
   accept(socket: Socket, key: string, keyJson: string, headers: string, response: Buffer): void
   /** The same for a socket that stays with Node: its bytes go through the bridge. `output` is called with its id. */
   acceptBridged(key: string, keyJson: string, headers: string, response: Buffer, early: Buffer): Bridge
+  /** Bytes that the content header of a message may have, as agreed with the broker last. */
+  headerLimit(): number
+  /** Bytes of the content header of a connection's messages, with its headers as `accept` gets them. */
+  headerSize(headers: string): number
   /** Connections that hold a socket, from `accept` until the last byte is out. */
   running(): number
   stats(): NativeStats
@@ -75,6 +83,7 @@ export declare class Socket {
 }
 
 export interface NativeClientStats {
+  unreadableHeaders: number
   published: number
   buffered: number
   lost: number
@@ -98,6 +107,8 @@ export interface NativeStats {
   sent: number
   sentBytes: number
   ignoredBinary: number
+  duplicates: number
+  unreadableHeaders: number
   unmatched: number
   overflowed: number
   published: number

@@ -80,6 +80,14 @@ export interface GatewayEvents {
    */
   messageKeyError: [error: unknown, message: any, headers: Headers];
   /**
+   * A browser's message or status, with its connection's headers, that the
+   * broker cannot be given; `error` says why. The headers of a connection are
+   * checked at its upgrade, so this happens only where the broker has agreed on
+   * smaller frames since (`error.code` 'ERR_HEADERS_TOO_LARGE'). Without a
+   * listener the first one is a process warning.
+   */
+  undeliverable: [message: unknown, headers: Headers, error: unknown];
+  /**
    * `keyFn` or `origins` threw for this request, or `keyFn` left a key or headers
    * that cannot be used; it was refused. Without a listener the first one is a
    * process warning, unless it is a refusal: an error that has a `status`.
@@ -124,6 +132,12 @@ export interface GatewayStats {
    * were dropped.
    */
   duplicates: number;
+  /**
+   * Messages to browsers with a header that cannot be read: nested deeper than
+   * 64 levels, or of a type that RabbitMQ's AMQP 0-9-1 does not have. The header
+   * is left out. (With `messageKey`, headers are not read.)
+   */
+  unreadableHeaders: number;
   /** Messages from workers whose key is not connected here. */
   unmatched: number;
   /** Calls of `messageKeyFn` that threw. */
@@ -172,7 +186,11 @@ export class Client extends TypedEmitter<ClientEvents> {
    *   takes nothing ('blocked'): hold on until 'drain'.
    * @throws {MessageEnginError} before `init()` and after `close()`; never for
    *   a lost connection.
-   * @throws {TypeError} for a message or headers that cannot be carried.
+   * @throws {TypeError} for a message or headers that cannot be carried: with
+   *   `code` 'ERR_HEADERS_TOO_LARGE' for headers that do not fit into one frame of
+   *   the broker (128 KiB by default), 'ERR_INVALID_ARG_TYPE' for headers that
+   *   are no object, and 'ERR_INVALID_ARG_VALUE' for the rest: see {@link
+   *   HeaderValue}.
    */
   send(message: unknown, headers?: Headers): boolean;
 
@@ -235,8 +253,9 @@ export interface ClientEvents {
   unblocked: [];
   /**
    * A message that found no room in twice `mqConf.bufferSize` and was not sent;
-   * or, with an `error`, a received one for which a listener failed when it came again, and
-   * which is dropped ('at-least-once' without `deadLetterExchange`). Without a
+   * or, with an `error`, one whose headers are too large for the frames of a
+   * broker that `send` did not know yet ('ERR_HEADERS_TOO_LARGE'); or a received
+   * one for which a listener failed when it came again, and which is dropped ('at-least-once' without `deadLetterExchange`). Without a
    * listener the first one is a process warning.
    */
   undeliverable: [
@@ -276,9 +295,16 @@ export interface ClientStats {
   buffered: number;
   /**
    * Messages lost with a connection to the broker, that found no room in twice
-   * `mqConf.bufferSize`, or that listeners failed for and are dropped.
+   * `mqConf.bufferSize`, whose headers are too large for the broker after a
+   * reconnect, or that listeners failed for and are dropped.
    */
   undeliverable: number;
+  /**
+   * Messages and statuses with a header that cannot be read: nested deeper than
+   * 64 levels, or of a type that RabbitMQ's AMQP 0-9-1 does not have. The header
+   * is left out.
+   */
+  unreadableHeaders: number;
   /** Times that a listener threw or rejected, with 'at-least-once'. */
   listenerErrors: number;
   /** Times that the broker connection was restored. */
@@ -342,7 +368,15 @@ export interface Reconnecting {
 /** Names a connection. 5 and '5' are one key. */
 export type Key = string | number;
 
-/** A value of an AMQP header field. */
+/**
+ * A value of an AMQP header field. A Date is carried in whole seconds. In place
+ * of these, a number, string or boolean object and what a `toJSON()` returns are
+ * taken; a field that is undefined is left out; half a surrogate pair in a text
+ * becomes U+FFFD, as in a Buffer. What cannot be carried is an error: a name of
+ * more than 255 bytes in UTF-8, a Date that is invalid or before 1970, NaN and
+ * Infinity, a bigint, function or symbol, undefined in an array, an object of a
+ * class without fields (a Map, the Headers of fetch), and more than 32 levels.
+ */
 export type HeaderValue =
   | string
   | number

@@ -24,6 +24,7 @@ const HEADERS = {
   float: 1.5,
   tiny: 5e-324,
   huge: 1.7e308,
+  minusZero: -0,
   yes: true,
   no: false,
   nothing: null,
@@ -70,8 +71,10 @@ forEachBroker(test, 'what headers make of other values', async (t, broker) => {
     skipped: undefined,
     seconds: new Date(1_700_000_000_999),
     typed: new Uint8Array([1, 2]),
-    nan: NaN,
     own: { toJSON: () => 'text' },
+    nothing: { toJSON() {} },
+    boxed: new Number(-0),
+    half: 'abc\ud83d',
   });
   await peer.received(1);
   t.deepEqual(seen, [
@@ -80,8 +83,9 @@ forEachBroker(test, 'what headers make of other values', async (t, broker) => {
       // AMQP counts whole seconds.
       seconds: new Date(1_700_000_000_000),
       typed: Buffer.from([1, 2]),
-      nan: null,
       own: 'text',
+      boxed: -0,
+      half: 'abc\ufffd',
     },
   ]);
 });
@@ -119,7 +123,29 @@ forEachBroker(
       { toJSON: () => ['a'] },
       { toJSON() {} },
     ];
-    const wrong = ['text', 5, [], circular, { to: 1n }, ...noFields];
+    const name = '😀'.repeat(64);
+    const values = [
+      ...[1n, Object(1n), () => {}, Symbol('s'), Object(Symbol('s'))],
+      ...[new Date(NaN), new Date(-1), [1, undefined], [() => {}]],
+      // RabbitMQ would end the connection (INTERNAL_ERROR).
+      ...[NaN, Infinity, -Infinity, [NaN], new Number(NaN)],
+      // An array with a hole.
+      Array(1),
+      ...[new Map([['a', 1]]), new Set([1]), new URLSearchParams('a=1')],
+      ...[new globalThis.Headers({ a: 'b' }), new Uint16Array(1), /a/],
+      ...[Promise.resolve(), new ArrayBuffer(1), new Error('e')],
+      ...[{ [name]: 1 }, { toJSON: () => ({ [name]: 1 }) }],
+      { toJSON: () => new Map() },
+    ];
+    const wrong = [
+      ...['text', 5, [], circular, { [name]: 1 }, new Map(), ...noFields],
+      ...values.flatMap((value) => [
+        { to: 'a', value },
+        // Beside a Buffer, everything crosses in another form.
+        { to: 'a', bytes: Buffer.from('b'), value },
+        { to: 'a', list: [{ value }] },
+      ]),
+    ];
     client.send('before', { to: 'a' });
     for (const headers of wrong) {
       const error = t.throws(() => client.send('x', headers), {
@@ -128,9 +154,10 @@ forEachBroker(
       t.regex(error.code, /^ERR_INVALID_ARG_(TYPE|VALUE)$/);
       t.regex(error.message, /headers/);
     }
-    client.send('fine', { to: 'a' });
+    client.send('fine', { to: 'a', [name.slice(2) + 'abc']: 1 });
     t.deepEqual(await peer.received(2), ['before', 'fine']);
     t.is(seen.length, 2);
+    t.is(seen[1][name.slice(2) + 'abc'], 1);
     t.is(client.stats().sent, 2);
   },
 );
@@ -153,14 +180,21 @@ forEachBroker(
       };
     };
     const lost = [];
-    client.on('undeliverable', (message) => lost.push(message));
+    client.on('undeliverable', (message, headers, error) =>
+      lost.push([message, error?.code]),
+    );
     client.send('before', { to: 'a' });
     client.send('lost', moody());
     const answers = [];
     client.$send('lost too', moody())((error) => answers.push(error?.code));
     t.true(client.send('after', { to: 'a' }));
     t.deepEqual(await peer.received(2), ['before', 'after']);
-    t.deepEqual(lost, ['lost', 'lost too']);
+    await until(() => lost.length === 2);
+    const code = 'ERR_INVALID_ARG_VALUE';
+    t.deepEqual(lost, [
+      ['lost', code],
+      ['lost too', code],
+    ]);
     t.deepEqual(answers, ['ERR_INVALID_ARG_VALUE']);
     t.is(client.stats().undeliverable, 2);
     t.is(client.stats().sent, 2);

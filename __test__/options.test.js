@@ -42,6 +42,8 @@ const BAD_MQ = [
     'long name',
     { clientProperties: { a: { ['x'.repeat(256)]: 1 } } },
   ],
+  ['clientProperties', 'NaN', { clientProperties: { a: [NaN] } }],
+  ['clientProperties', 'function', { clientProperties: { a: () => {} } }],
   ['routingKeyInPayload', 'text', { routingKeyInPayload: 'yes' }],
   ['deliveryTagInPayload', 'number', { deliveryTagInPayload: 1 }],
   ['reconnect', 'text', { reconnect: 'yes' }],

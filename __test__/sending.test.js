@@ -73,6 +73,7 @@ forEachBroker(
       published: 1,
       buffered: 0,
       undeliverable: 0,
+      unreadableHeaders: 0,
       listenerErrors: 0,
       reconnects: 0,
     });

@@ -348,8 +348,6 @@ export function gateway(gateway: Gateway) {
   gateway.on('unblocked', (reason: string) => reason);
   // @ts-expect-error the client's event
   gateway.on('listenerError', () => {});
-  // @ts-expect-error the client's event
-  gateway.on('undeliverable', () => {});
   gateway
     .on('reconnecting', ({ attempt, delay, error }) => {
       same<typeof attempt, number>();
@@ -357,6 +355,11 @@ export function gateway(gateway: Gateway) {
       same<typeof error, Error>();
     })
     .once('ready', () => {})
+    .on('undeliverable', (message, headers, error) => {
+      same<typeof message, unknown>();
+      same<typeof headers, Headers>();
+      same<typeof error, unknown>();
+    })
     .on('messageKeyError', (error, message, headers) => {
       same<typeof error, unknown>();
       same<typeof headers, Headers>();
@@ -390,6 +393,8 @@ type StatNames =
   | 'sent'
   | 'sentBytes'
   | 'ignoredBinary'
+  | 'duplicates'
+  | 'unreadableHeaders'
   | 'unmatched'
   | 'keyErrors'
   | 'keyFnErrors'

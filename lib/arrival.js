@@ -1,8 +1,12 @@
 'use strict';
 
+const { checkHeaderSize } = require('./header-limit');
 const { encodeHeaders } = require('./message');
 
-/** @typedef {InstanceType<typeof import('./request').Request>} KeyRequest */
+/**
+ * @typedef {InstanceType<typeof import('./request').Request>} KeyRequest
+ * @typedef {import('../binding').NativeGateway} NativeGateway
+ */
 
 /**
  * @typedef {Omit<import('./handover').Arrival, 'response'>} KnownArrival
@@ -13,26 +17,34 @@ const { encodeHeaders } = require('./message');
  *
  * @param {KeyRequest} request
  * @param {unknown} key
+ * @param {NativeGateway} native
  * @returns {KnownArrival}
  * @throws for a key that has no text, and for headers that cannot be carried
  */
-function arrivalOf(request, key) {
+function arrivalOf(request, key, native) {
   return {
     key: String(key),
     keyJson: keyJson(key),
-    headers: headersOf(request),
+    headers: headersOf(request, native),
   };
 }
 
 /**
  * @param {KeyRequest} request with what keyFn has written into its headers
+ * @param {NativeGateway} native
  * @throws {TypeError} with the status of the answer
  */
-function headersOf({ httpRequest }) {
+function headersOf({ httpRequest }, native) {
+  let status = 500;
   try {
-    return encodeHeaders(httpRequest.headers);
+    const headers = encodeHeaders(httpRequest.headers);
+    // Each message and status of the connection carries them.
+    status = 431;
+    const size = () => native.headerSize(headers);
+    checkHeaderSize(headers.length, native.headerLimit(), size);
+    return headers;
   } catch (error) {
-    throw Object.assign(/** @type {TypeError} */ (error), { status: 500 });
+    throw Object.assign(/** @type {TypeError} */ (error), { status });
   }
 }
 

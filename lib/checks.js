@@ -95,6 +95,10 @@ function plainJson(value) {
         if (!isText(key, 255) || (typeof item === 'string' && !isText(item))) {
           throw new TypeError('not UTF-8');
         }
+        const isNumber = typeof item === 'number';
+        if (isFunction(item) || (isNumber && !Number.isFinite(item))) {
+          throw new TypeError('JSON would change it');
+        }
         return item;
       }),
     );

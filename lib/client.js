@@ -15,6 +15,7 @@ const {
 } = require('./line-events');
 const { Hearing } = require('./hearing');
 const { AGAIN, DONE, Listening } = require('./listening');
+const { checkHeaderSize } = require('./header-limit');
 const { encodeHeaders, encodeMessage } = require('./message');
 const { mqSettings } = require('./mq-options');
 const { Outgoing } = require('./outgoing');
@@ -84,6 +85,8 @@ class Client extends EventEmitter {
   #held = [];
   /** Why nothing is taken where nothing is taken. */
   #refusal = noRoomError;
+  /** Bytes that headers may have, as agreed with the broker last. */
+  #headerLimit = 0;
   /** Listeners have a batch in hand. */
   #delivering = false;
   #messages = this.#consumer('message');
@@ -148,19 +151,19 @@ class Client extends EventEmitter {
     }
     // Listeners may have come or gone since.
     this.#consume();
+    this.#headerLimit = this.#native.headerLimit();
     this.#outgoing = new Outgoing(
       this.#native,
       this.#settings.bufferSize,
-      ({ body, message, given }) => {
+      ({ body, message, given, failure }) => {
         this.#counters.undeliverable += 1;
         this.#counters.sent -= 1;
         this.#counters.sentBytes -= Buffer.byteLength(body);
         // A listener may send it again, and must neither be called within its
         // own call nor keep the broker's answers out.
-        const text = () => this.#refusal().message;
-        setImmediate(() =>
-          emitOrWarn(this, 'undeliverable', text, message, given),
-        );
+        const text = () => (failure ?? this.#refusal()).message;
+        const values = failure ? [message, given, failure] : [message, given];
+        setImmediate(() => emitOrWarn(this, 'undeliverable', text, ...values));
       },
       () => {
         this.#release();
@@ -188,6 +191,8 @@ class Client extends EventEmitter {
       this.#refusal = goneError;
       this.#release(goneError);
     }
+    // Another broker, or the same one with other settings.
+    if (name === 'ready') this.#headerLimit = this.#native?.headerLimit() ?? 0;
     if (name === 'blocked') this.#outgoing?.blocked();
     if (name === 'reconnecting') {
       this.#messages.sessionLost();
@@ -252,7 +257,12 @@ class Client extends EventEmitter {
   #sending(message, given) {
     const body = encodeMessage(message);
     const headers = this.#deliveries.entryOf(given) ?? encodeHeaders(given);
-    const overhead = SLOT_BYTES + this.#deliveries.sizeOf(headers);
+    const length = this.#deliveries.sizeOf(headers);
+    const octets = typeof body !== 'string';
+    checkHeaderSize(length, this.#headerLimit, () =>
+      this.#initialized().native.headerSize(headers, octets),
+    );
+    const overhead = SLOT_BYTES + length;
     this.#counters.sent += 1;
     this.#counters.sentBytes += Buffer.byteLength(body);
     return { body, headers, overhead, message, given };

@@ -1,6 +1,7 @@
 'use strict';
 
 const { fromNative, textOf, warnOf } = require('./errors');
+const { decodeHeaders, decodeText } = require('./message');
 
 /** @typedef {import('node:events').EventEmitter} EventEmitter */
 
@@ -32,6 +33,14 @@ function emitLineEvent(emitter, name, json) {
     else emitOrWarn(emitter, name, text, details);
   } else if (name === 'blocked') {
     safeEmit(emitter, name, details.reason);
+  } else if (name === 'undeliverable') {
+    const { error, contentType, headers, text, octets } = details;
+    const message =
+      text === undefined
+        ? Buffer.from(octets, 'hex')
+        : decodeText(text, contentType);
+    const what = () => `A message cannot be delivered: ${textOf(error)}`;
+    emitOrWarn(emitter, name, what, message, decodeHeaders(headers), error);
   } else if (name === 'failed') {
     // An 'error' without a listener would end the process.
     if (emitter.listenerCount('error')) {

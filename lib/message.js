@@ -1,12 +1,17 @@
 'use strict';
 
-const { toUSVString } = require('node:util');
-const { isBoxedPrimitive, isDate, isUint8Array } = require('node:util/types');
-const { isFunction, isObject, typeName } = require('./checks');
+const { types, toUSVString } = require('node:util');
+const { isFunction, isObject, shown, typeName } = require('./checks');
+
+const { isBoxedPrimitive, isDate, isUint8Array } = types;
 
 const OCTETS = 'application/octet-stream';
 /** Levels of tables and arrays within headers. */
 const MAX_DEPTH = 32;
+/** Bytes of a field's name, which is a short string in AMQP. */
+const MAX_NAME = 255;
+/** Bytes of a UTF-16 unit in UTF-8, at most. */
+const MOST_BYTES = 3;
 const JSON_TYPES = ['application/json', 'text/json'];
 
 /**
@@ -56,9 +61,12 @@ function encodeMessage(message) {
 }
 
 /**
- * Header JSON for the native side. Dates and Buffers, which JSON would turn
- * into text, cross as tagged arrays; such JSON starts with '!' and tags every
- * other array too, so that no header can pass for one.
+ * Header JSON for the native side. Dates, Buffers and -0, which JSON would
+ * change, cross as tagged arrays; such JSON starts with '!' and tags every other
+ * array too, so that no header can pass for one.
+ *
+ * As in JSON, fields that are undefined are left out. Everything else that
+ * JSON or AMQP would change or leave out is an error.
  *
  * @param {unknown} headers
  * @returns {string}
@@ -69,8 +77,8 @@ function encodeHeaders(headers) {
   if (!isObject(headers)) throw noFields(typeName(headers));
   let text;
   try {
-    const plain = !needsTags(headers, 0);
-    const json = JSON.stringify(plain ? headers : tag(headers, 0)) ?? '';
+    const plain = !needsTags(headers, '', 0);
+    const json = JSON.stringify(plain ? headers : tag(headers, '', 0)) ?? '';
     // JSON.stringify escapes half a surrogate pair, which has no UTF-8.
     const whole = /\\ud[89a-f]/.test(json)
       ? JSON.stringify(mapTexts(JSON.parse(json)))
@@ -95,23 +103,94 @@ function decodeHeaders(text) {
 }
 
 /**
- * Whether JSON.stringify() alone could turn something into text, or do what it
- * was not seen to do.
+ * Whether JSON.stringify() alone would change something. What is reached
+ * without tags is checked here, the rest by tag().
  *
  * @param {any} value
+ * @param {string} name of the field that has it
  * @param {number} depth
  * @returns {boolean}
  */
-function needsTags(value, depth) {
-  if (typeof value !== 'object' || value === null) return false;
-  if (isDate(value) || isUint8Array(value)) return true;
+function needsTags(value, name, depth) {
+  if (typeof value !== 'object' || value === null) {
+    return typeof value !== 'string' && isOddScalar(value, name);
+  }
+  if (isDate(value) || isUint8Array(value) || isBoxedPrimitive(value)) {
+    return true;
+  }
   if (isFunction(value.toJSON)) return true;
   checkDepth(depth);
-  let found = false;
-  for (const name in value) {
-    found = needsTags(value[name], depth + 1) || found;
+  if (Array.isArray(value)) {
+    for (let index = 0; index < value.length; index += 1) {
+      if (needsTags(value[index], `${name}[${index}]`, depth + 1)) return true;
+    }
+    return false;
   }
-  return found;
+  const fields = Object.keys(value);
+  checkObject(value, fields, name);
+  for (const field of fields) {
+    const item = value[field];
+    if (item === undefined) continue;
+    checkName(field);
+    if (needsTags(item, field, depth + 1)) return true;
+  }
+  return false;
+}
+
+/**
+ * Whether JSON would change it, as it does with -0.
+ *
+ * @param {unknown} value that is no object
+ * @param {string} name
+ * @throws for what the broker cannot be given either
+ */
+function isOddScalar(value, name) {
+  switch (typeof value) {
+    case 'number':
+      // AMQP has a form for it, but RabbitMQ ends the connection that sends it.
+      if (!Number.isFinite(value)) {
+        throw new RangeError(`${shown(name)} is ${value}`);
+      }
+      return Object.is(value, -0);
+    case 'string':
+    case 'boolean':
+    case 'object':
+      return false;
+    default: {
+      const what = value === undefined ? 'undefined' : typeName(value);
+      throw new TypeError(`${shown(name)} is ${what}`);
+    }
+  }
+}
+
+/**
+ * Objects of a class that have no fields keep what they have elsewhere, as a
+ * Map or the Headers of fetch do, and JSON sees nothing of it.
+ *
+ * @param {object} value that is no array
+ * @param {string[]} fields
+ * @param {string} name
+ */
+function checkObject(value, fields, name) {
+  if (fields.length > 0 && !ArrayBuffer.isView(value)) return;
+  const prototype = Object.getPrototypeOf(value);
+  // The prototype of plain objects may be another realm's.
+  if (!prototype || !Object.getPrototypeOf(prototype)) return;
+  const { constructor } = prototype;
+  const kind = isFunction(constructor) ? constructor.name : 'a class';
+  throw new TypeError(
+    `${shown(name || 'headers')} is an object of ${kind}, which has no fields`,
+  );
+}
+
+/** @param {string} name */
+function checkName(name) {
+  if (name.length * MOST_BYTES <= MAX_NAME) return;
+  const bytes = Buffer.byteLength(name);
+  if (bytes <= MAX_NAME) return;
+  throw new RangeError(
+    `the name ${shown(name)} has ${bytes} bytes, and ${MAX_NAME} are the most`,
+  );
 }
 
 /**
@@ -141,23 +220,50 @@ function mapTexts(value) {
 
 /**
  * @param {any} given
+ * @param {string} name of the field that has it
  * @param {number} depth
- * @param {string} [name] of the field that has it
  * @returns {any} what JSON.stringify() makes the tagged JSON of
  */
-function tag(given, depth, name = '') {
+function tag(given, name, depth) {
   const value = saidOf(given, name);
-  // A toJSON() among them would be asked again.
-  if (isFunction(value)) return undefined;
-  if (typeof value !== 'object' || value === null) return value;
-  if (isDate(value)) return ['d', Math.max(0, value.getTime() || 0)];
+  if (typeof value !== 'object' || value === null) {
+    if (value === undefined || !isOddScalar(value, name)) return value;
+    return ['f', '-0'];
+  }
+  if (isDate(value)) return ['d', timeOf(value, name)];
   if (isUint8Array(value)) return ['x', Buffer.from(value).toString('hex')];
-  if (isBoxedPrimitive(value)) return value;
+  if (isBoxedPrimitive(value)) return tag(value.valueOf(), name, depth);
   checkDepth(depth);
-  /** @type {(item: any, name: string | number) => any} */
-  const deeper = (item, name) => tag(item, depth + 1, String(name));
-  if (Array.isArray(value)) return ['a', ...value.map(deeper)];
-  return mapValues(value, deeper);
+  if (Array.isArray(value)) {
+    const items = Array.from(value, (item, index) => {
+      const place = `${name}[${index}]`;
+      const tagged = tag(item, String(index), depth + 1);
+      if (tagged === undefined) isOddScalar(tagged, place);
+      return tagged;
+    });
+    return ['a', ...items];
+  }
+  checkObject(value, Object.keys(value), name);
+  return mapValues(value, (item, field) => {
+    // What said the value is no part of it.
+    if (field === 'toJSON' && isFunction(item)) return undefined;
+    if (item !== undefined) checkName(field);
+    return tag(item, field, depth + 1);
+  });
+}
+
+/**
+ * AMQP counts whole seconds from 1970 on.
+ *
+ * @param {Date} date
+ * @param {string} name
+ */
+function timeOf(date, name) {
+  const time = date.getTime();
+  if (time >= 0) return time;
+  throw new RangeError(
+    `${shown(name)} is ${time < 0 ? 'a date before 1970' : 'an invalid date'}`,
+  );
 }
 
 /**
@@ -182,6 +288,7 @@ function untag(value) {
   const [kind, ...rest] = value;
   if (kind === 'd') return new Date(rest[0]);
   if (kind === 'x') return Buffer.from(rest[0], 'hex');
+  if (kind === 'f') return Number(rest[0]);
   return rest.map(untag);
 }
 

@@ -1,6 +1,6 @@
 'use strict';
 
-const { fromNative, warnOf } = require('./errors');
+const { fromNative } = require('./errors');
 
 /** @typedef {import('../binding').NativeClient} NativeClient */
 
@@ -131,7 +131,6 @@ class Outgoing {
    * @param {any} error
    */
   #fail(sending, error) {
-    warnOf(error);
     sending.failure = error;
     this.#onDropped(sending);
   }

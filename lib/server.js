@@ -292,7 +292,8 @@ class Gateway extends EventEmitter {
         const { reason } = NO_KEY;
         throw Object.assign(new TypeError(what), { reason });
       }
-      return { arrival: arrivalOf(request, key) };
+      const native = /** @type {NativeGateway} */ (this.#native);
+      return { arrival: arrivalOf(request, key, native) };
     } catch (error) {
       const rejection = request.rejection ?? rejectionOf(error);
       // An error with a status, or after request.reject(), is keyFn's answer

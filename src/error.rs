@@ -18,6 +18,8 @@ pub enum Error {
     Closed { what: &'static str },
     /// A value that cannot be carried. JavaScript: `ERR_INVALID_ARG_VALUE`.
     Invalid { detail: String },
+    /// Headers that do not fit into one frame of the broker. JavaScript: `ERR_HEADERS_TOO_LARGE`.
+    HeadersTooLarge { bytes: usize, limit: usize },
 }
 
 impl Error {
@@ -28,6 +30,7 @@ impl Error {
             Error::Lost { .. } => "ERR_CONNECTION_LOST",
             Error::Closed { .. } => "ERR_CLOSED",
             Error::Invalid { .. } => "ERR_INVALID_ARG_VALUE",
+            Error::HeadersTooLarge { .. } => "ERR_HEADERS_TOO_LARGE",
         }
     }
 
@@ -38,7 +41,7 @@ impl Error {
             | Error::TimedOut { address, .. }
             | Error::Refused { address, .. }
             | Error::Lost { address, .. } => address,
-            Error::Closed { .. } | Error::Invalid { .. } => "",
+            Error::Closed { .. } | Error::Invalid { .. } | Error::HeadersTooLarge { .. } => "",
         }
     }
 }
@@ -60,6 +63,12 @@ impl fmt::Display for Error {
             }
             Error::Closed { what } => write!(f, "the {what} is closed"),
             Error::Invalid { detail } => f.write_str(detail),
+            // As lib/header-limit.js says it.
+            Error::HeadersTooLarge { bytes, limit } => write!(
+                f,
+                "the headers take {bytes} bytes, and a frame of the broker carries {limit}: put large values, such as a \
+                 long list of keys, into the message"
+            ),
         }
     }
 }

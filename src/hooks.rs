@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::error::Error;
-use crate::message::{Delivery, Route};
+use crate::message::{Delivery, Outgoing, Route};
 
 /// The thread that answers: deliveries that are worked on there cross into no other.
 pub trait Place: Send + Sync {
@@ -84,6 +84,8 @@ pub trait LineEvents: Send + Sync {
     fn failed(&self, error: &Error);
     /// Messages that had been handed to the broker were not taken, or may not have been, and are not sent again.
     fn lost(&self, _count: usize, _error: &Error) {}
+    /// A message that was taken and can never be published, with the reason. It is counted as lost.
+    fn undeliverable(&self, message: &Outgoing, error: &Error);
     /// There is room again for a producer that was told to hold on.
     fn drain(&self);
     /// The queue behind `route` is not consumed any more ([`crate::worker::Worker::consume`]).

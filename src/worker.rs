@@ -140,6 +140,11 @@ impl Worker {
         self.shared.let_go();
     }
 
+    /// Bytes that the content header of a message may have.
+    pub fn header_limit(&self) -> usize {
+        self.shared.line.header_limit()
+    }
+
     pub fn counters(&self) -> &Counters {
         &self.shared.line.counters
     }

@@ -108,7 +108,7 @@ fn next(reader: &mut Reader<Pieces>) -> Result<Option<String>, Broken> {
         Some(true) => Ok(reader.take_delivery(1, route)?.map(|delivery| {
             let place = (delivery.route, delivery.tag, delivery.redelivered);
             let names = (delivery.exchange(), delivery.routing_key(), delivery.content_type());
-            format!("{place:?} {names:?} {:?} {} {:?}", delivery.message_id(), delivery.headers_json(), delivery.body)
+            format!("{place:?} {names:?} {:?} {:?} {:?}", delivery.message_id(), delivery.headers_json(), delivery.body)
         })),
         Some(false) => {
             let Some((kind, channel, payload)) = reader.take_frame()? else { return Ok(None) };

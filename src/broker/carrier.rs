@@ -11,7 +11,7 @@ use super::apart::Apart;
 use super::line::Counters;
 use super::{Routed, Session};
 use crate::buffer::Buffer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hooks::LineEvents;
 use crate::message::Outgoing;
 
@@ -90,11 +90,19 @@ impl<S: Session> Carrier<'_, S> {
         }
     }
 
-    /// Before anything can be interrupted: what can never go out is lost now, and only once.
+    /// Before anything can be interrupted: what can never go out is lost now, and only once. Headers are checked when they
+    /// are made; these are too large since the broker has agreed on smaller frames than before.
     fn leave_out_unfit(&self, batch: &mut VecDeque<Outgoing>) {
-        let before = batch.len();
-        batch.retain(|message| self.session.fits(message));
-        self.counters.lost.fetch_add((before - batch.len()) as u64, Ordering::Relaxed);
+        batch.retain(|message| {
+            let fits = self.session.fits(message);
+            if !fits {
+                let bytes = message.properties.header_size();
+                let error = Error::HeadersTooLarge { bytes, limit: self.session.header_limit() };
+                self.counters.lost.fetch_add(1, Ordering::Relaxed);
+                self.events.undeliverable(message, &error);
+            }
+            fits
+        });
     }
 
     /// A message keeps the number that it went out with first.

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{AbortHandle, abortable};
@@ -42,6 +42,7 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 pub struct Line {
     pub outgoing: Arc<Buffer<Outgoing>>,
     pub counters: Arc<Counters>,
+    header_limit: Arc<AtomicUsize>,
     stop: watch::Sender<Stop>,
     quiet: watch::Sender<bool>,
     consumed: watch::Sender<Routes>,
@@ -133,6 +134,7 @@ impl Line {
     ) -> Result<(Line, mpsc::Receiver<Batch>)> {
         let outgoing = Arc::new(Buffer::new(settings.buffer_size));
         let counters = Arc::new(Counters::default());
+        let header_limit = Arc::<AtomicUsize>::default();
         let (stop, stopped) = watch::channel(Stop::No);
         let (quiet, quieted) = watch::channel(false);
         let (consumed, wanted) = watch::channel(plan.consumed);
@@ -145,6 +147,7 @@ impl Line {
             plan,
             outgoing: outgoing.clone(),
             counters: counters.clone(),
+            header_limit: header_limit.clone(),
             events,
             place,
             batches,
@@ -166,7 +169,7 @@ impl Line {
             end.send_replace(true);
         });
         match connected.await {
-            Ok(Ok(())) => Ok((Line { outgoing, counters, stop, quiet, consumed, ended }, receiver)),
+            Ok(Ok(())) => Ok((Line { outgoing, counters, header_limit, stop, quiet, consumed, ended }, receiver)),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(Error::Closed { what: "connection" }),
         }
@@ -175,6 +178,11 @@ impl Line {
     /// Consumes these of the plan's queues and no others, in this session and those that follow.
     pub fn consume(&self, routes: Routes) {
         self.consumed.send_replace(routes);
+    }
+
+    /// Bytes that the content header of a message may have, as agreed with the broker last.
+    pub fn header_limit(&self) -> usize {
+        self.header_limit.load(Ordering::Relaxed)
     }
 
     /// Hands out nothing more; what comes from now on goes back to its queue.
@@ -202,6 +210,7 @@ struct Runner<B> {
     plan: Plan,
     outgoing: Arc<Buffer<Outgoing>>,
     counters: Arc<Counters>,
+    header_limit: Arc<AtomicUsize>,
     events: Arc<dyn LineEvents>,
     place: Option<Arc<dyn Place>>,
     batches: mpsc::Sender<Batch>,
@@ -276,7 +285,7 @@ impl<B: Broker> Runner<B> {
         let consumed = if *self.quieted.borrow() { Routes::NONE } else { *self.wanted.borrow() };
         let plan = self.plan.clone().with_consumed(consumed);
         match tokio::time::timeout(self.timeout, self.broker.connect(&plan)).await {
-            Ok(result) => result,
+            Ok(result) => result.inspect(|session| self.header_limit.store(session.header_limit(), Ordering::Relaxed)),
             Err(_) => Err(Error::TimedOut {
                 address: self.broker.address(),
                 after_ms: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX),

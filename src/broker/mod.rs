@@ -21,6 +21,11 @@ use crate::message::{Delivery, Outgoing, Route};
 pub use batch::{Batch, Batches};
 use topology::{Plan, Routes};
 
+/// The original's largest frame. Larger ones gain nothing for messages of a browser's size.
+const FRAME_MAX: usize = 131_072;
+/// What a frame takes beside its payload: type, channel and size before it, the end octet behind it.
+const FRAME_EXTRA: usize = 8;
+
 pub trait Broker: Send + Sync + 'static {
     type Session: Session;
 
@@ -32,9 +37,14 @@ pub trait Broker: Send + Sync + 'static {
 }
 
 pub trait Session: Send + Sync + 'static {
+    /// Bytes that the content header of a message may have, since it must fit into one frame.
+    fn header_limit(&self) -> usize {
+        FRAME_MAX - FRAME_EXTRA
+    }
+
     /// Whether the broker can be handed this message at all.
-    fn fits(&self, _message: &Outgoing) -> bool {
-        true
+    fn fits(&self, message: &Outgoing) -> bool {
+        message.properties.header_size() <= self.header_limit()
     }
 
     /// Publishes in order and resolves when the broker has been handed all of it. After an error `batch` holds what was

@@ -208,6 +208,18 @@ impl Gateway {
         *self.shared.running.borrow()
     }
 
+    /// Bytes that the content header of a message may have.
+    pub fn header_limit(&self) -> usize {
+        self.shared.line.header_limit()
+    }
+
+    /// Bytes of the content header that messages of a connection with these headers have, at most.
+    pub fn header_size(&self, headers: &Headers) -> usize {
+        let Shared { socket, reliable, .. } = &*self.shared;
+        let content_type = if socket.binary { OCTETS } else { JSON };
+        Properties::tracked_if(reliable.is_some(), content_type, headers).header_size()
+    }
+
     pub fn stats(&self) -> Stats {
         let Shared { hub, line, counters, .. } = &*self.shared;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

@@ -26,9 +26,13 @@ pub enum Value {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Headers(pub Vec<(Box<str>, Value)>);
 
-/// Marks header JSON in which arrays are written `["a", ...]`, timestamps `["d", ms]` and byte arrays `["x", hex]`.
-/// Plain JSON cannot tell these from text; a table without them crosses as plain JSON.
+/// Marks header JSON in which arrays are written `["a", ...]`, timestamps `["d", ms]`, byte arrays `["x", hex]`, and the
+/// numbers that JSON has no form for `["f", text]`. A table without them crosses as plain JSON.
 const TAGGED: char = '!';
+/// Seconds since 1970 beyond which JavaScript has no Date; a later timestamp becomes the number of its seconds.
+const MAX_DATE: u64 = 8_640_000_000_000;
+/// Bytes of a field's name: a shortstr (AMQP 0-9-1, section 4.2.5.3).
+pub const MAX_NAME: usize = 255;
 
 impl Headers {
     /// Reads header JSON as JavaScript writes it.
@@ -36,7 +40,20 @@ impl Headers {
         let tagged = text.starts_with(TAGGED);
         let parsed: Headers = serde_json::from_str(text.trim_start_matches(TAGGED))
             .map_err(|error| Error::Invalid { detail: format!("headers cannot be read: {error}") })?;
-        if tagged { parsed.untag() } else { Ok(parsed) }
+        let headers = if tagged { parsed.untag()? } else { parsed };
+        headers.check_names()?;
+        Ok(headers)
+    }
+
+    fn check_names(&self) -> Result<()> {
+        for (name, value) in &self.0 {
+            if name.len() > MAX_NAME {
+                let detail = format!("headers cannot be sent: a name has {} bytes, at most {MAX_NAME} fit", name.len());
+                return Err(Error::Invalid { detail });
+            }
+            value.check_names()?;
+        }
+        Ok(())
     }
 
     /// Writes header JSON for JavaScript.
@@ -72,10 +89,20 @@ impl Headers {
 impl Value {
     fn needs_tags(&self) -> bool {
         match self {
-            Value::Bytes(_) | Value::Timestamp(_) => true,
+            Value::Bytes(_) => true,
+            Value::Timestamp(seconds) => *seconds <= MAX_DATE,
+            Value::Double(value) => !value.is_finite(),
             Value::Array(items) => items.iter().any(Value::needs_tags),
             Value::Table(table) => table.0.iter().any(|(_, value)| value.needs_tags()),
             _ => false,
+        }
+    }
+
+    fn check_names(&self) -> Result<()> {
+        match self {
+            Value::Array(items) => items.iter().try_for_each(Value::check_names),
+            Value::Table(table) => table.check_names(),
+            _ => Ok(()),
         }
     }
 
@@ -85,19 +112,19 @@ impl Value {
             Value::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
             Value::Int(value) => out.push_str(&value.to_string()),
             Value::Double(value) if value.is_finite() => out.push_str(&value.to_string()),
-            Value::Double(_) => out.push_str("null"),
+            Value::Double(value) if value.is_nan() => out.push_str("[\"f\",\"NaN\"]"),
+            Value::Double(value) => {
+                out.push_str(if *value > 0.0 { "[\"f\",\"Infinity\"]" } else { "[\"f\",\"-Infinity\"]" });
+            }
             Value::Text(text) => write_json_text(out, text),
             Value::Bytes(bytes) => {
                 out.push_str("[\"x\",\"");
-                for byte in bytes {
-                    let hex = |digit: u8| char::from_digit(digit.into(), 16).unwrap_or('0');
-                    out.push(hex(byte >> 4));
-                    out.push(hex(byte & 15));
-                }
+                write_hex(out, bytes);
                 out.push_str("\"]");
             }
+            Value::Timestamp(seconds) if *seconds > MAX_DATE => out.push_str(&seconds.to_string()),
             Value::Timestamp(seconds) => {
-                out.push_str(&format!("[\"d\",{}]", seconds.saturating_mul(1000)));
+                out.push_str(&format!("[\"d\",{}]", seconds * 1000));
             }
             Value::Array(items) => {
                 out.push('[');
@@ -124,7 +151,17 @@ impl Value {
                 let Some(Value::Text(tag)) = items.pop() else { return Err(bad()) };
                 match (&*tag, content.as_slice()) {
                     ("a", _) => Ok(Value::Array(content.into_iter().map(Value::untag).collect::<Result<_>>()?)),
-                    ("d", [Value::Int(ms)]) => Ok(Value::Timestamp(u64::try_from(ms / 1000).unwrap_or(0))),
+                    ("d", [Value::Int(ms)]) => match u64::try_from(ms / 1000) {
+                        Ok(seconds) if *ms >= 0 && seconds <= MAX_DATE => Ok(Value::Timestamp(seconds)),
+                        _ => Err(bad()),
+                    },
+                    ("f", [Value::Text(text)]) => match &**text {
+                        "NaN" => Ok(Value::Double(f64::NAN)),
+                        "Infinity" => Ok(Value::Double(f64::INFINITY)),
+                        "-Infinity" => Ok(Value::Double(f64::NEG_INFINITY)),
+                        "-0" => Ok(Value::Double(-0.0)),
+                        _ => Err(bad()),
+                    },
                     ("x", [Value::Text(hex)]) => Ok(Value::Bytes(from_hex(hex).ok_or_else(bad)?)),
                     _ => Err(bad()),
                 }
@@ -132,6 +169,15 @@ impl Value {
             Value::Table(table) => Ok(Value::Table(table.untag()?)),
             other => Ok(other),
         }
+    }
+}
+
+/// Appends two lower-case digits a byte.
+pub fn write_hex(out: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        let hex = |digit: u8| char::from_digit(digit.into(), 16).unwrap_or('0');
+        out.push(hex(byte >> 4));
+        out.push(hex(byte & 15));
     }
 }
 
@@ -270,9 +316,39 @@ mod tests {
 
     #[test]
     fn bad_header_json_is_an_error() {
-        for text in ["", "[]", "{", "!{\"a\":[]}", "!{\"a\":[\"q\"]}", "!{\"a\":[\"x\",\"0g\"]}"] {
+        for text in [
+            "",
+            "[]",
+            "{",
+            "!{\"a\":[]}",
+            "!{\"a\":[\"q\"]}",
+            "!{\"a\":[\"x\",\"0g\"]}",
+            "!{\"a\":[\"d\",-1]}",
+            "!{\"a\":[\"f\",\"1\"]}",
+        ] {
             assert!(Headers::from_json(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_name_that_amqp_cannot_carry_is_an_error_at_each_level() {
+        for (bytes, is_ok) in [(255, true), (256, false)] {
+            let name = "n".repeat(bytes);
+            for text in [format!(r#"{{"{name}":1}}"#), format!(r#"{{"a":[{{"b":{{"{name}":1}}}}]}}"#)] {
+                assert_eq!(Headers::from_json(&text).is_ok(), is_ok, "{bytes}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_json_or_a_date_cannot_say_keeps_its_value() {
+        let text = r#"!{"a":["f","NaN"],"b":["f","Infinity"],"c":["a",["f","-Infinity"]]}"#;
+        assert_eq!(Headers::from_json(text).unwrap().to_json(), text);
+        let late =
+            Headers(vec![("t".into(), Value::Timestamp(MAX_DATE + 1)), ("u".into(), Value::Timestamp(u64::MAX))]);
+        assert_eq!(late.to_json(), r#"{"t":8640000000001,"u":18446744073709551615}"#);
+        let zero = Headers::from_json(r#"!{"z":["f","-0"]}"#).unwrap();
+        assert_eq!(zero.to_json(), r#"{"z":-0}"#);
     }
 
     #[test]

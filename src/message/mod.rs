@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::buffer::Weight;
 pub use common::CommonFields;
-pub use headers::{Headers, Value, write_json_text};
+pub use headers::{Headers, Value, write_hex, write_json_text};
 pub use properties::{MessageId, Properties};
 
 pub const JSON: &str = "application/json";
@@ -145,12 +145,14 @@ impl Delivery {
         self.properties().fields()
     }
 
-    pub fn headers_json(&self) -> String {
+    /// And whether these are all: a header that cannot be read is left out.
+    pub fn headers_json(&self) -> (String, bool) {
         self.properties().headers_json()
     }
 
+    /// Those that can be read.
     pub fn headers(&self) -> Headers {
-        self.properties().headers()
+        self.properties().headers().0
     }
 
     pub fn header(&self, name: &str) -> Option<Value> {

@@ -5,6 +5,11 @@ use std::borrow::Cow;
 use super::common::{CommonFields, Field};
 use super::{Headers, table};
 
+/// Class, weight and body size, which precede the properties in a content header.
+const HEADER_START: usize = 12;
+/// What a message id and its mark may add to properties.
+const MESSAGE_ID_ROOM: usize = 80;
+
 /// AMQP property flags and list, as a content header carries them (AMQP 0-9-1, section 4.2.6.1). Encoded once and used by
 /// all messages of a connection.
 pub struct Properties {
@@ -74,6 +79,18 @@ impl Properties {
         self.own.len() + self.common.iter().map(|(_, field)| field.bytes().len()).sum::<usize>()
     }
 
+    /// Bytes of the content header that carries them, at most. It must fit into one frame (AMQP 0-9-1, section 4.2.6.1).
+    pub fn header_size(&self) -> usize {
+        HEADER_START + self.size() + if self.is_tracked() { MESSAGE_ID_ROOM } else { 0 }
+    }
+
+    /// The content type, and the headers as JSON.
+    pub fn decoded(&self) -> (String, String) {
+        let encoded = self.encoded();
+        let read = table::EncodedProperties::read(&encoded);
+        (read.content_type.to_owned(), read.headers_json().0)
+    }
+
     pub fn is_tracked(&self) -> bool {
         table::is_tracked(&self.own)
     }
@@ -117,7 +134,8 @@ impl MessageId {
     /// Whether an id has the form of [`MessageId::text`] with the random prefix that `lib/` gives each publisher: 24
     /// hexadecimal digits. Such an id names one message alone.
     pub fn is_generated(text: &str) -> bool {
-        let is_hex = |part: &str| !part.is_empty() && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let is_hex =
+            |part: &str| !part.is_empty() && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         text.split_once('-').is_some_and(|(prefix, number)| prefix.len() == 24 && is_hex(prefix) && is_hex(number))
     }
 
@@ -153,12 +171,15 @@ mod tests {
             let octets = [&shared, &whole].map(|properties| properties.with_content_type(OCTETS));
             assert_eq!(octets[0].encoded(), octets[1].encoded());
             assert_eq!(octets.map(|properties| properties.common.len()), [common, 0]);
+            assert_eq!(shared.decoded(), (JSON.into(), headers(&long(name)).to_json()));
             let written = [&shared, &whole].map(|properties| {
                 let mut out = b"before".to_vec();
                 properties.write(&mut out, "p", MessageId { number: 7, again: true });
                 out
             });
             assert_eq!(written[0], written[1]);
+            let size = HEADER_START + written[0].len() - "before".len();
+            assert!((size..=size + MESSAGE_ID_ROOM).contains(&shared.header_size()));
         }
     }
 }

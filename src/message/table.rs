@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::headers::MAX_NAME;
 use super::{Headers, Value, write_json_text};
 
 /// Bits of the property flags (AMQP 0-9-1, section 4.2.6.1), in the order of the fields of class basic.
@@ -85,8 +86,7 @@ pub(super) fn fields(encoded: &[u8]) -> Vec<Range<usize>> {
 
 fn encode(content_type: &str, room: usize, tracked: bool, table: impl FnOnce(&mut Vec<u8>)) -> Box<[u8]> {
     let mut out = Vec::with_capacity(64 + room);
-    // A shortstr of more than 255 bytes has no form in AMQP (4.2.5.3); such a type stays behind, as such a name does below.
-    let named = !content_type.is_empty() && content_type.len() <= 255;
+    let named = !content_type.is_empty() && content_type.len() <= MAX_NAME;
     let flags = HEADERS | if named { CONTENT_TYPE } else { 0 } | if tracked { TRACKED } else { 0 };
     out.extend_from_slice(&flags.to_be_bytes());
     if named {
@@ -118,9 +118,10 @@ fn write_sized(out: &mut Vec<u8>, content: impl FnOnce(&mut Vec<u8>)) {
     out[start..start + 4].copy_from_slice(&length.to_be_bytes());
 }
 
+/// Longer names have no form in AMQP; [`Headers::from_json`] has refused them.
 fn write_table(out: &mut Vec<u8>, headers: &Headers) {
     write_sized(out, |out| {
-        for (name, value) in headers.0.iter().filter(|(name, _)| name.len() <= 255) {
+        for (name, value) in headers.0.iter().filter(|(name, _)| name.len() <= MAX_NAME) {
             write_short(out, name.as_bytes());
             write_value(out, value);
         }
@@ -265,14 +266,33 @@ impl<'a> EncodedProperties<'a> {
         None
     }
 
-    pub fn headers(&self) -> Headers {
-        Reader(self.table).entries(0).unwrap_or_default()
+    /// The headers, and whether these are all: one that is nested too deeply is left out, and so is one of an unknown type
+    /// with those behind it, since its length is unknown.
+    pub fn headers(&self) -> (Headers, bool) {
+        let mut reader = Reader(self.table);
+        let (mut headers, mut complete) = (Headers::default(), true);
+        while !reader.0.is_empty() {
+            let Some(name) = reader.short() else { return (headers, false) };
+            let value = Reader(reader.0).value(0);
+            if reader.skip_value().is_none() {
+                return (headers, false);
+            }
+            match value {
+                Some(value) => headers.0.push((String::from_utf8_lossy(name).into(), value)),
+                None => complete = false,
+            }
+        }
+        (headers, complete)
     }
 
-    /// Header JSON for JavaScript, written straight from the bytes where nothing needs a tag.
-    pub fn headers_json(&self) -> String {
+    /// Header JSON for JavaScript, written straight from the bytes where nothing needs a tag; and whether these are all.
+    pub fn headers_json(&self) -> (String, bool) {
         let mut out = String::with_capacity(self.table.len() + 64);
-        if Reader(self.table).plain_json(&mut out).is_some() { out } else { self.headers().to_json() }
+        if Reader(self.table).plain_json(&mut out).is_some() {
+            return (out, true);
+        }
+        let (headers, complete) = self.headers();
+        (headers.to_json(), complete)
     }
 }
 
@@ -401,10 +421,10 @@ mod tests {
         let headers = Headers::from_json(json).unwrap();
         let encoded = encode_properties("application/json", &headers, false);
         let read = EncodedProperties::read(&encoded);
-        assert_eq!((read.content_type, read.headers()), ("application/json", headers.clone()));
+        assert_eq!((read.content_type, read.headers()), ("application/json", (headers.clone(), true)));
         let other = with_content_type(&encoded, "");
         assert_eq!(other, encode_properties("", &headers, false));
-        read.headers_json()
+        read.headers_json().0
     }
 
     #[test]
@@ -414,6 +434,7 @@ mod tests {
             r#"{"a":"x","n":-5,"t":true,"z":null,"e":"\u0001\"\\é"}"#,
             r#"{"big":9007199254740993,"f":1.5,"l":[1,"b",[null]],"o":{"k":{"d":false}}}"#,
             r#"!{"at":["d",1700000000000],"raw":["x","00ff"],"l":["a",1]}"#,
+            r#"!{"i":["f","-Infinity"],"l":["a",["f","Infinity"]]}"#,
         ] {
             assert_eq!(round(json), json);
         }
@@ -440,7 +461,7 @@ mod tests {
             whole.extend_from_slice(&shared);
             write_message_id(&mut whole, 6, "a-1", again);
             let read = EncodedProperties::read(&whole[6..]);
-            assert_eq!((read.message_id(), read.headers()), (("a-1", again), headers.clone()));
+            assert_eq!((read.message_id(), read.headers().0), (("a-1", again), headers.clone()));
             assert_eq!(without_message_id(&whole[6..]), shared);
         }
         let untracked = encode_properties("application/json", &headers, false);
@@ -448,14 +469,29 @@ mod tests {
     }
 
     #[test]
-    fn names_that_amqp_cannot_carry_stay_behind() {
-        let long = "n".repeat(256);
-        assert_eq!(round_with(&long), r#"{"b":"y"}"#);
-        fn round_with(name: &str) -> String {
-            let headers = Headers(vec![(name.into(), Value::Null), ("b".into(), Value::Text("y".into()))]);
-            let encoded = encode_properties("", &headers, false);
+    fn headers_that_cannot_be_read_leave_the_others_there() {
+        let field = |name: u8, kind: u8, value: &[u8]| [&[1, name, kind][..], value].concat();
+        let nested = |levels: usize, kind: u8| {
+            let mut value = vec![b'V'];
+            for _ in 0..levels {
+                let mut outer = vec![kind];
+                let name: &[u8] = if kind == b'F' { &[1, b'k'] } else { &[] };
+                write_long(&mut outer, &[name, &value[..]].concat());
+                value = outer;
+            }
+            value
+        };
+        let with = |kind: u8, value: &[u8]| {
+            let table = [field(b'a', b't', &[1]), field(b'b', kind, value), field(b'c', b'V', &[])].concat();
+            let encoded = encode("", 0, false, |out| write_long(out, &table));
             EncodedProperties::read(&encoded).headers_json()
+        };
+        for kind in [b'F', b'A'] {
+            let (readable, deep) = (nested(MAX_DEPTH, kind), nested(MAX_DEPTH + 1, kind));
+            assert!(with(kind, &readable[1..]).1);
+            assert_eq!(with(kind, &deep[1..]), (r#"{"a":true,"c":null}"#.into(), false));
         }
+        assert_eq!(with(b'?', &[0]), (r#"{"a":true}"#.into(), false));
     }
 
     #[test]
@@ -484,6 +520,6 @@ mod tests {
         }
         deep.extend_from_slice(&(table.len() as u32).to_be_bytes());
         deep.extend_from_slice(&table);
-        assert_eq!(EncodedProperties::read(&deep).headers_json(), "{}");
+        assert_eq!(EncodedProperties::read(&deep).headers_json(), ("{}".into(), false));
     }
 }

@@ -16,7 +16,7 @@ use super::crossing::{BatchArgs, Dictionary};
 use super::event_loop::{EventLoop, place};
 use crate::error::Error as CoreError;
 use crate::hooks::{Heard, Keys, LineEvents, Listeners, MessageKeys, Place};
-use crate::message::{Delivery, Route, write_json_text};
+use crate::message::{Delivery, OCTETS, Outgoing, Route, write_hex, write_json_text};
 
 /// A strong function: it keeps the process alive until it is dropped, as an open connection would.
 type Callback<T, Args, Return> = ThreadsafeFunction<T, Return, Args, Status, false, false, 0>;
@@ -149,8 +149,12 @@ impl<Answer: FromNapiValue + Send + 'static> BatchFunction<Answer> {
 pub(super) struct KeyFunction(BatchFunction<KeyAnswer>);
 
 impl KeyFunction {
-    pub(super) fn new(env: &Env, function: &Function<BatchArgs, KeyAnswer>) -> Result<Self> {
-        Ok(KeyFunction(BatchFunction::new(env, function, Arc::default())?))
+    pub(super) fn new(
+        env: &Env,
+        function: &Function<BatchArgs, KeyAnswer>,
+        dictionary: Arc<Dictionary>,
+    ) -> Result<Self> {
+        Ok(KeyFunction(BatchFunction::new(env, function, dictionary)?))
     }
 }
 
@@ -245,6 +249,27 @@ impl LineEvents for EventFunction {
 
     fn lost(&self, count: usize, error: &CoreError) {
         self.tell("lost", format!("{{\"count\":{count},\"error\":{}}}", error_json(error)));
+    }
+
+    fn undeliverable(&self, message: &Outgoing, error: &CoreError) {
+        let (content_type, headers) = message.properties.decoded();
+        let mut details = format!("{{\"error\":{},\"contentType\":", error_json(error));
+        write_json_text(&mut details, &content_type);
+        details.push_str(",\"headers\":");
+        write_json_text(&mut details, &headers);
+        match std::str::from_utf8(&message.body) {
+            Ok(text) if content_type != OCTETS => {
+                details.push_str(",\"text\":");
+                write_json_text(&mut details, text);
+            }
+            _ => {
+                details.push_str(",\"octets\":\"");
+                write_hex(&mut details, &message.body);
+                details.push('"');
+            }
+        }
+        details.push('}');
+        self.tell("undeliverable", details);
     }
 
     fn drain(&self) {

@@ -54,8 +54,21 @@ impl Known {
     }
 }
 
+impl NativeClient {
+    fn properties(&self, headers: &Either<u32, String>, octets: bool) -> Result<Arc<Properties>> {
+        match headers {
+            Either::A(entry) => self.dictionary.properties(*entry, octets, self.tracked),
+            Either::B(json) => {
+                let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+                known.properties(json, octets, self.tracked)
+            }
+        }
+    }
+}
+
 #[napi(object)]
 pub struct NativeClientStats {
+    pub unreadable_headers: f64,
     pub published: f64,
     pub buffered: f64,
     pub lost: f64,
@@ -119,15 +132,11 @@ impl NativeClient {
     /// negative when the sender should hold on until `drain`: -1 - n, where n were taken.
     #[napi(catch_unwind)]
     pub fn send(&self, bodies: Vec<Either<String, Buffer>>, headers: Vec<Either<u32, String>>) -> Result<f64> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let _guard = runtime()?.enter();
         // All of it is understood before any of it is sent.
         let understand = |(body, headers): (Either<String, Buffer>, Either<u32, String>)| {
             let octets = matches!(body, Either::B(_));
-            let properties = match headers {
-                Either::A(entry) => self.dictionary.properties(entry, octets, self.tracked)?,
-                Either::B(json) => known.properties(&json, octets, self.tracked)?,
-            };
+            let properties = self.properties(&headers, octets)?;
             let body = match body {
                 Either::A(text) => text.into(),
                 Either::B(octets) => bytes::Bytes::copy_from_slice(&octets),
@@ -139,6 +148,18 @@ impl NativeClient {
             (_, Sent::Taken) => self.worker.buffered() as f64,
             (taken, _) => -1.0 - taken as f64,
         })
+    }
+
+    /// Bytes that the content header of a message may have, as agreed with the broker last.
+    #[napi(catch_unwind)]
+    pub fn header_limit(&self) -> f64 {
+        self.worker.header_limit() as f64
+    }
+
+    /// Bytes of the content header of a message with these headers, given as `send` has them.
+    #[napi(catch_unwind)]
+    pub fn header_size(&self, headers: Either<u32, String>, octets: bool) -> Result<f64> {
+        Ok(self.properties(&headers, octets)?.header_size() as f64)
     }
 
     /// What became of deliveries: five numbers each, namely session, status (1) or message (0), the tag in two halves,
@@ -174,6 +195,7 @@ impl NativeClient {
         use std::sync::atomic::Ordering::Relaxed;
         let counters = self.worker.counters();
         NativeClientStats {
+            unreadable_headers: self.dictionary.unreadable() as f64,
             published: counters.published() as f64,
             buffered: self.worker.buffered() as f64,
             lost: counters.lost.load(Relaxed) as f64,

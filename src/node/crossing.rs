@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use napi::bindgen_prelude::*;
@@ -81,6 +82,8 @@ pub(super) struct Dictionary {
     entries: Mutex<Entries>,
     /// Headers may come back.
     returning: bool,
+    /// Deliveries with a header that cannot be read.
+    unreadable: AtomicU64,
 }
 
 #[derive(Default)]
@@ -102,6 +105,8 @@ struct Entries {
 
 struct Table {
     entry: u32,
+    /// All headers could be read.
+    complete: bool,
     /// The look since which it was of use.
     look: u32,
 }
@@ -115,7 +120,11 @@ struct Returning {
 impl Dictionary {
     /// Of which headers may come back.
     pub(super) fn returning() -> Self {
-        Dictionary { entries: Mutex::default(), returning: true }
+        Dictionary { returning: true, ..Dictionary::default() }
+    }
+
+    pub(super) fn unreadable(&self) -> u64 {
+        self.unreadable.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, Entries> {
@@ -139,10 +148,14 @@ impl Dictionary {
         for (delivery, id) in batch.iter().zip(&ids) {
             let body = end + delivery.body.len();
             end = body + id.len();
+            let (table, complete) = entries.table(delivery, self.returning);
+            if !complete {
+                self.unreadable.fetch_add(1, Ordering::Relaxed);
+            }
             let words = [
                 u32::try_from(body).unwrap_or(u32::MAX),
                 u32::try_from(end).unwrap_or(u32::MAX),
-                entries.table(delivery, self.returning),
+                table,
                 entries.name(delivery.content_type()),
                 entries.name(delivery.routing_key()),
                 entries.name(delivery.exchange()),
@@ -196,19 +209,20 @@ impl Entries {
         }
     }
 
-    fn table(&mut self, delivery: &Delivery, returning: bool) -> u32 {
+    /// The entry of the delivery's headers, and whether all of them could be read.
+    fn table(&mut self, delivery: &Delivery, returning: bool) -> (u32, bool) {
         let encoded = delivery.header_table();
         self.asked += 1;
-        if let Some(Table { entry, look }) = self.tables.get_mut(encoded) {
+        if let Some(Table { entry, complete, look }) = self.tables.get_mut(encoded) {
             if std::mem::replace(look, self.looks) != self.looks {
                 self.useful += 1;
             }
-            return *entry;
+            return (*entry, *complete);
         }
-        let json = delivery.headers_json();
+        let (json, complete) = delivery.headers_json();
         if self.is_full() {
             self.passing.push(json);
-            return PASSING + self.passing.len() as u32 - 1;
+            return (PASSING + self.passing.len() as u32 - 1, complete);
         }
         // The bytes, and their JSON as text and as an object; for those that may go back also here, and the properties.
         self.bytes += encoded.len() * if returning { 5 } else { 3 };
@@ -216,9 +230,9 @@ impl Entries {
         if returning {
             self.headers.insert(entry, Returning { json: json.clone(), properties: [None, None] });
         }
-        self.tables.insert(encoded.into(), Table { entry, look: self.looks });
+        self.tables.insert(encoded.into(), Table { entry, complete, look: self.looks });
         self.useful += 1;
-        self.add(json)
+        (self.add(json), complete)
     }
 
     fn name(&mut self, name: &str) -> u32 {

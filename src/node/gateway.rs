@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::answer::KeyAnswer;
 use super::bridge::{Bridge, Output};
 use super::callback::{EventFunction, KeyFunction};
-use super::crossing::BatchArgs;
+use super::crossing::{BatchArgs, Dictionary};
 use super::owner::{Owned, Owner};
 use super::socket::{Socket, tcp_send_queue};
 use super::{runtime, settings, to_js};
@@ -24,6 +24,7 @@ use crate::peer::Tcp;
 #[napi]
 pub struct NativeGateway {
     gateway: Gateway,
+    dictionary: Arc<Dictionary>,
     /// Let go of at close, since it keeps the process alive.
     output: Mutex<Option<Arc<Output>>>,
     next_bridge: AtomicU32,
@@ -41,6 +42,7 @@ pub struct NativeStats {
     pub sent_bytes: f64,
     pub ignored_binary: f64,
     pub duplicates: f64,
+    pub unreadable_headers: f64,
     pub unmatched: f64,
     pub overflowed: f64,
     pub published: f64,
@@ -49,8 +51,8 @@ pub struct NativeStats {
     pub reconnects: f64,
 }
 
-impl From<Stats> for NativeStats {
-    fn from(stats: Stats) -> Self {
+impl NativeStats {
+    fn new(stats: Stats, unreadable_headers: u64) -> Self {
         NativeStats {
             connections: stats.connections as f64,
             accepted: stats.accepted as f64,
@@ -60,6 +62,7 @@ impl From<Stats> for NativeStats {
             sent_bytes: stats.sent_bytes as f64,
             ignored_binary: stats.ignored_binary as f64,
             duplicates: stats.duplicates as f64,
+            unreadable_headers: unreadable_headers as f64,
             unmatched: stats.unmatched as f64,
             overflowed: stats.overflowed as f64,
             published: stats.published as f64,
@@ -95,9 +98,10 @@ pub fn start_gateway<'env>(
 ) -> Result<Object<'env>> {
     let broker = settings(&broker)?;
     let mut socket: SocketSettings = settings(&socket)?;
+    let dictionary = Arc::<Dictionary>::default();
     let keys = match socket.message_key.take() {
         Some(template) => KeySource::Declared(template),
-        None => KeySource::asked(Arc::new(KeyFunction::new(env, &keys)?)),
+        None => KeySource::asked(Arc::new(KeyFunction::new(env, &keys, dictionary.clone())?)),
     };
     let event = Arc::new(EventFunction::new(&event)?);
     let output: Arc<Output> = Arc::new(output.build_threadsafe_function().build()?);
@@ -109,7 +113,7 @@ pub fn start_gateway<'env>(
                 owner.owns(gateway.clone());
                 deferred.resolve(move |_| {
                     let (output, next_bridge) = (Mutex::new(Some(output)), AtomicU32::new(1));
-                    Ok(NativeGateway { gateway, output, next_bridge, owner })
+                    Ok(NativeGateway { gateway, dictionary, output, next_bridge, owner })
                 });
             }
             Err(error) => deferred.reject(to_js(error)),
@@ -178,6 +182,19 @@ impl NativeGateway {
         Ok(bridge)
     }
 
+    /// Bytes that the content header of a message may have, as agreed with the broker last.
+    #[napi(catch_unwind)]
+    pub fn header_limit(&self) -> f64 {
+        self.gateway.header_limit() as f64
+    }
+
+    /// Bytes of the content header of a connection's messages, with its headers as `accept` gets them.
+    #[napi(catch_unwind)]
+    pub fn header_size(&self, headers: String) -> Result<f64> {
+        let headers = Headers::from_json(&headers).map_err(to_js)?;
+        Ok(self.gateway.header_size(&headers) as f64)
+    }
+
     /// Connections that hold a socket, from `accept` until the last byte is out.
     #[napi(catch_unwind)]
     pub fn running(&self) -> f64 {
@@ -186,7 +203,7 @@ impl NativeGateway {
 
     #[napi(catch_unwind)]
     pub fn stats(&self) -> NativeStats {
-        self.gateway.stats().into()
+        NativeStats::new(self.gateway.stats(), self.dictionary.unreadable())
     }
 
     /// Resolves when every browser has its close frame, spread over `drain` ms, every status is out and the broker's connection has ended.

@@ -116,6 +116,9 @@ impl LineEvents for Events {
     fn failed(&self, error: &Error) {
         self.0.lock().unwrap().push(format!("failed {}", error.code()));
     }
+    fn undeliverable(&self, _message: &Outgoing, error: &Error) {
+        self.0.lock().unwrap().push(format!("undeliverable {}", error.code()));
+    }
     fn drain(&self) {
         self.0.lock().unwrap().push("drain".into());
     }

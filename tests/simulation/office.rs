@@ -133,6 +133,7 @@ impl LineEvents for Watcher {
     fn failed(&self, error: &Error) {
         self.line.log().problems.push(format!("failed: {error}"));
     }
+    fn undeliverable(&self, _message: &Outgoing, _error: &Error) {}
     fn drain(&self) {
         self.line.log().hold_on = false;
         self.drained.notify_waiters();

@@ -11,12 +11,11 @@ use super::outlet::Outlet;
 use super::stream::{self, ReadEnd};
 use super::tls::{self, Tls};
 use super::wire::{Broken, METHOD, Reader, close_channel, method_frame, parse_method};
+use crate::broker::FRAME_MAX;
 use crate::config::{AuthMechanism, BrokerSettings};
 use crate::error::{Error, Result};
 use crate::hooks::Place;
 
-/// The original's frame_max; larger frames gain nothing for messages of a browser's size.
-const FRAME_MAX: u32 = 131_072;
 const CHANNEL_MAX: u16 = 2047;
 
 /// One address of a host.
@@ -48,7 +47,7 @@ impl Connection {
             }
         };
         let (reader, writer) = connect.await.map_err(|error| unreachable(&error, address.clone()))?;
-        let reader = Reader::new(reader, FRAME_MAX as usize);
+        let reader = Reader::new(reader, FRAME_MAX);
         let outlet = Outlet::new(writer);
         let mut opened = Connection { reader, outlet, frame_max: 0, heartbeat: None, address };
         opened.log_in(settings).await?;
@@ -87,7 +86,8 @@ impl Connection {
         let AMQPClass::Connection(connection::AMQPMethod::Tune(tune)) = self.method(0).await? else {
             return Err(self.unexpected("something else than connection.tune"));
         };
-        let frame_max = if tune.frame_max == 0 { FRAME_MAX } else { tune.frame_max.clamp(4096, FRAME_MAX) };
+        let largest = FRAME_MAX as u32;
+        let frame_max = if tune.frame_max == 0 { largest } else { tune.frame_max.clamp(4096, largest) };
         let heartbeat = match (tune.heartbeat, settings.heartbeat) {
             (0, ours) | (_, ours @ 0) => ours,
             (theirs, ours) => ours.min(theirs),

@@ -34,7 +34,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::topology::{Plan, Routes};
-use super::{Acker, Broker, Routed, Session};
+use super::{Acker, Broker, FRAME_EXTRA, Routed, Session};
 use crate::config::BrokerSettings;
 use crate::error::{Error, Result};
 use crate::hooks::Place;
@@ -441,8 +441,8 @@ impl AmqpSession {
 }
 
 impl Session for AmqpSession {
-    fn fits(&self, message: &Outgoing) -> bool {
-        self.publishing.fits(message)
+    fn header_limit(&self) -> usize {
+        self.publishing.frame_max - FRAME_EXTRA
     }
 
     async fn publish(&self, batch: &mut VecDeque<Outgoing>) -> Result<usize> {

@@ -49,7 +49,7 @@ pub struct Publishing {
     /// By route.
     templates: [Publish; 3],
     known: Known,
-    frame_max: usize,
+    pub frame_max: usize,
     pub heartbeat: Option<Duration>,
     /// The channel is in confirm mode.
     confirms: bool,
@@ -179,11 +179,6 @@ impl Publishing {
 
     fn flight(&self) -> std::sync::MutexGuard<'_, Flight> {
         self.flight.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Headers above frame_max have no form in AMQP; the broker would end the connection for them.
-    pub fn fits(&self, message: &Outgoing) -> bool {
-        Publish::fits(message, self.frame_max)
     }
 
     /// Writes the first `count` of the batch. Whenever this ends, finished or dropped, `batch` holds what has not begun to go

@@ -4,6 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use lapin::protocol::{AMQPClass, channel, gen_class, parse_class};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use crate::broker::FRAME_EXTRA;
 use crate::message::{Delivery, Envelope, Outgoing, Route};
 
 pub const METHOD: u8 = 1;
@@ -11,11 +12,11 @@ pub const HEADER: u8 = 2;
 pub const BODY: u8 = 3;
 const HEARTBEAT: u8 = 8;
 const END: u8 = 0xce;
-/// Type, channel and size before the payload, the end octet behind it.
+/// Type, channel and size.
 const FRAME_HEAD: usize = 7;
-const FRAME_EXTRA: usize = 8;
-/// What a message id and its mark may add to properties.
-const MESSAGE_ID_ROOM: usize = 80;
+/// Bytes of a content header that is read. The broker does not hold one to frame_max: its publisher may have agreed on larger
+/// frames, and quorum queues add a header to what they deliver again.
+const HEADER_MAX: usize = 16 * 1024 * 1024;
 
 /// Room that is kept for reading; one read brings no more than that.
 const READ_ROOM: usize = 64 * 1024;
@@ -114,7 +115,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     fn frame(&self, start: usize) -> Result<Option<Frame>, Broken> {
         let Some(mut head) = self.buffer.get(start..start + FRAME_HEAD) else { return Ok(None) };
         let (kind, channel, size) = (head.get_u8(), head.get_u16(), head.get_u32() as usize);
-        if size > self.frame_max - FRAME_EXTRA.min(self.frame_max) {
+        let limit = if kind == HEADER { HEADER_MAX } else { self.frame_max };
+        if size > limit - FRAME_EXTRA.min(limit) {
             return Err(Broken::Malformed("a frame above frame_max, or something that is not AMQP 0-9-1"));
         }
         let payload = start + FRAME_HEAD;
@@ -312,11 +314,6 @@ impl Publish {
             out.push(END);
         }
     }
-
-    /// Whether a content header with these properties fits into one frame, as it must.
-    pub fn fits(message: &Outgoing, frame_max: usize) -> bool {
-        message.properties.size() + MESSAGE_ID_ROOM + 12 + FRAME_EXTRA <= frame_max
-    }
 }
 
 #[cfg(test)]
@@ -354,5 +351,24 @@ mod tests {
         for end in 4..good.len() {
             assert_eq!(read(&good[..end]).await.is_ok(), end >= 15, "{end}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_content_header_may_be_larger_than_the_frames_that_were_agreed_on() {
+        const FRAME_MAX: usize = 4096;
+        let deliver = [&[0, 60, 0, 60, 1, b'c'], &7_u64.to_be_bytes()[..], &[0, 1, b'e', 1, b'k']].concat();
+        // Flags that announce a content type, one byte long, and as many bytes behind it as it takes.
+        let header = [&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0x80, 0, 1, b't'][..], &[0; 2 * FRAME_MAX]].concat();
+        let body = vec![b'b'; FRAME_MAX];
+        let stream = [frame(METHOD, &deliver), frame(HEADER, &header), frame(BODY, b"ab"), frame(BODY, &body)].concat();
+        let mut reader = Reader::new(&stream[..], FRAME_MAX);
+        let delivery = loop {
+            match reader.take_delivery(0, |_| Some(Route::Message)).unwrap() {
+                Some(delivery) => break delivery,
+                None => reader.fill().await.unwrap(),
+            }
+        };
+        assert_eq!((delivery.content_type(), &delivery.body[..]), ("t", &b"ab"[..]));
+        assert!(matches!(reader.take_frame(), Err(Broken::Malformed(_))), "a body is held to frame_max");
     }
 }
