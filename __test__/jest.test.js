@@ -14,10 +14,15 @@ const jest = path.join(
 );
 const config = path.join(__dirname, 'jest', 'jest.config.js');
 
-for (const option of ['--runInBand', '--detectOpenHandles']) {
-  test(`jest ${option}`, async (t) => {
+for (const options of [
+  ['--runInBand'],
+  ['--detectOpenHandles'],
+  // Alone: what is opened once a process shows in its first file only.
+  ['--detectOpenHandles', 'handles'],
+]) {
+  test(`jest ${options.join(' ')}`, async (t) => {
     t.timeout(250_000);
-    const args = [jest, '--config', config, option];
+    const args = [jest, '--config', config, ...options];
     // It rejects for a test that fails, and for a Jest that does not end.
     const { stderr } = await promisify(execFile)(process.execPath, args, {
       timeout: 200_000,

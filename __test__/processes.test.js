@@ -63,6 +63,13 @@ test('a terminated thread takes leave of the broker', async (t) => {
   t.deepEqual(await script.end(), CLEAN);
 });
 
+test('the addon is loaded twice in one thread', async (t) => {
+  const script = start(t, 'loaded-twice', embedded.settings());
+  await script.prints(/^closed$/m);
+  t.deepEqual(await script.end(), CLEAN);
+  t.is(script.stderr, '');
+});
+
 test('two processes of a cluster on one port', async (t) => {
   const conf = rabbitmq.settings();
   const { client, messages, statuses } = await worker(t, conf);

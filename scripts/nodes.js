@@ -1,7 +1,8 @@
 'use strict';
 
 // npm run test:nodes: the ava tests under each Node that is supported, with the
-// one addon that was built. `npm run test:nodes -- 22` takes that Node alone.
+// one addon that was built. `npm run test:nodes -- 22` takes that Node alone,
+// `npm run test:nodes -- 22 threads` that Node and __test__/threads.test.js.
 
 const { execFileSync } = require('node:child_process');
 const fs = require('node:fs');
@@ -49,7 +50,12 @@ async function fetchNode(major) {
 }
 
 script(async () => {
-  const majors = process.argv.length > 2 ? process.argv.slice(2) : MAJORS;
+  const args = process.argv.slice(2);
+  const given = args.filter((arg) => /^\d+$/.test(arg));
+  const majors = given.length > 0 ? given : MAJORS;
+  const files = args
+    .filter((arg) => !given.includes(arg))
+    .map((name) => `__test__/${name}.test.js`);
   await prepare();
   const rabbit = await startRabbit();
   step(`RabbitMQ ${rabbit.version} answers on port ${rabbit.port}`);
@@ -60,7 +66,8 @@ script(async () => {
     const version = execFileSync(node, ['--version'], { encoding: 'utf8' });
     const PATH = [path.dirname(node), process.env.PATH].join(path.delimiter);
     const env = { ...shareEnv(rabbit), PATH };
-    runs[`ava, Node ${version.trim()}`] = () => suites.ava(env, { node });
+    runs[`ava, Node ${version.trim()}`] = () =>
+      suites.ava(env, { node, args: files });
   }
   const total = await suites.runAll(runs);
   await rabbit.stop();

@@ -11,10 +11,10 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
 use napi::bindgen_prelude::*;
-use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi_derive::napi;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::functions::JsFunction;
 use super::socket::send_queue;
 use crate::peer::{SendQueue, Stream};
 
@@ -22,8 +22,8 @@ use crate::peer::{SendQueue, Stream};
 const WINDOW: usize = 64 * 1024;
 
 /// Connection id, what to do, and the bytes to write.
-type OutputArgs = FnArgs<(u32, String, Option<Buffer>)>;
-pub(super) type Output = ThreadsafeFunction<OutputArgs, Unknown<'static>, OutputArgs, Status, false, false, 0>;
+pub(super) type OutputArgs = FnArgs<(u32, String, Option<Buffer>)>;
+pub(super) type Output = JsFunction<OutputArgs, ()>;
 
 /// One end of the bridge, for JavaScript.
 #[napi]
@@ -65,8 +65,8 @@ impl Shared {
 
     fn tell(&self, state: &State, what: &str, bytes: Option<Vec<u8>>) {
         if let Some(output) = &state.output {
-            let args = FnArgs::from((self.id, what.to_owned(), bytes.map(Into::into)));
-            output.call(args, ThreadsafeFunctionCallMode::NonBlocking);
+            let (id, what) = (self.id, what.to_owned());
+            output.tell(move || FnArgs::from((id, what, bytes.map(Into::into))));
         }
     }
 

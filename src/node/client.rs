@@ -9,7 +9,7 @@ use napi_derive::napi;
 
 use super::callback::{EventFunction, HeardAnswer, ListenerFunction};
 use super::crossing::{BatchArgs, Dictionary, outgoing_properties};
-use super::owner::{Owned, Owner};
+use super::environment::Owner;
 use super::{runtime, settings, to_js};
 use crate::broker::Settlement;
 use crate::broker::topology::Routes;
@@ -20,7 +20,7 @@ use crate::worker::{Sent, Worker};
 #[napi]
 pub struct NativeClient {
     worker: Worker,
-    owner: Arc<Owner<Worker>>,
+    owner: Arc<Owner>,
     known: Mutex<Known>,
     dictionary: Arc<Dictionary>,
     /// Messages are persistent and have ids.
@@ -97,33 +97,31 @@ pub fn start_client<'env>(
     #[napi(ts_arg_type = "(name: string, details: string) => void")] event: Function<
         'env,
         FnArgs<(String, String)>,
-        Unknown<'static>,
+        (),
     >,
 ) -> Result<Object<'env>> {
     let broker: BrokerSettings = settings(&broker)?;
     let tracked = broker.delivery == Guarantee::AtLeastOnce;
     let dictionary = Arc::new(Dictionary::returning());
-    let listeners = Arc::new(ListenerFunction::new(env, &deliver, dictionary.clone())?);
-    let event = Arc::new(EventFunction::new(&event)?);
-    let owner = Owner::of(env)?;
+    let (owner, functions) = Owner::open(env)?;
+    let listeners = Arc::new(ListenerFunction::new(&functions, &deliver, dictionary.clone())?);
+    let event = Arc::new(EventFunction::new(&functions, &event)?);
     let (deferred, promise) = env.create_deferred()?;
     runtime()?.spawn(async move {
-        match Worker::start(broker, &unique, routes(messages, statuses), event, listeners).await {
-            Ok(worker) => {
-                owner.owns(worker.clone());
-                deferred
-                    .resolve(move |_| Ok(NativeClient { worker, owner, known: Mutex::default(), dictionary, tracked }));
-            }
-            Err(error) => deferred.reject(to_js(error)),
+        let started = Worker::start(broker, &unique, routes(messages, statuses), event, listeners).await;
+        if let Ok(worker) = &started {
+            let worker = worker.clone();
+            owner.owns(async move { worker.close(Duration::ZERO).await });
         }
+        deferred.resolve(move |_| match started {
+            Ok(worker) => Ok(NativeClient { worker, owner, known: Mutex::default(), dictionary, tracked }),
+            Err(error) => {
+                owner.closed();
+                Err(to_js(error))
+            }
+        });
     });
     Ok(promise)
-}
-
-impl Owned for Worker {
-    async fn end(self) {
-        self.close(Duration::ZERO).await;
-    }
 }
 
 #[napi]
@@ -211,8 +209,11 @@ impl NativeClient {
         let owner = self.owner.clone();
         runtime()?.spawn(async move {
             worker.close(Duration::from_millis(patience.into())).await;
-            owner.release();
-            deferred.resolve(|_| Ok(()));
+            owner.flushed().await;
+            deferred.resolve(move |_| {
+                owner.closed();
+                Ok(())
+            });
         });
         Ok(promise)
     }

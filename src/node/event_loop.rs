@@ -3,7 +3,7 @@
 //! Deliveries for a function are read, asked about and handed out there. A thread that does the first and the last would
 //! wake this one for each, and be woken by it: most of what a message costs when it comes alone.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -19,7 +19,7 @@ use napi::sys;
 
 use super::libuv::{Handle, Kind, LibUv, Owner};
 use super::moved::{MovedReading, MovedWriting};
-use super::{check_status, runtime};
+use super::runtime;
 use crate::hooks::{MovedReader, MovedWriter, Place};
 
 /// How often tasks that wake each other go round before other callbacks get their turn.
@@ -41,7 +41,6 @@ pub(super) struct EventLoop {
 pub(super) struct RawLoop {
     pub env: sys::napi_env,
     pub uv: *mut sys::uv_loop_s,
-    context: sys::napi_async_context,
 }
 
 // SAFETY: the pointers are passed around and used on their own thread alone.
@@ -52,8 +51,6 @@ unsafe impl Send for RawLoop {}
 unsafe impl Sync for RawLoop {}
 
 thread_local! {
-    /// Of the environment whose thread this is.
-    static OWN: RefCell<Option<Arc<EventLoop>>> = const { RefCell::new(None) };
     /// Whose tasks run now.
     static TURN: Cell<*const EventLoop> = const { Cell::new(std::ptr::null()) };
 }
@@ -114,11 +111,8 @@ impl Wake for Bell {
 }
 
 impl EventLoop {
-    /// Of the environment whose thread this is; None where Node's event loop is not to be had.
+    /// A new one for an environment; None where Node's event loop is not to be had.
     pub(super) fn of(env: &Env) -> Result<Option<Arc<EventLoop>>> {
-        if let Some(own) = OWN.with_borrow(Clone::clone) {
-            return Ok(Some(own));
-        }
         let (Some(libuv), Some(raw)) = (LibUv::find(), RawLoop::of(env)?) else { return Ok(None) };
         let bell = Arc::new(Bell { state: AtomicU8::new(QUIET), libuv, handle: Mutex::default() });
         let own = Arc::new(EventLoop {
@@ -131,7 +125,6 @@ impl EventLoop {
             raw,
         });
         own.open().map_err(|error| Error::from_reason(format!("EIO||{error}")))?;
-        OWN.set(Some(own.clone()));
         Ok(Some(own))
     }
 
@@ -148,11 +141,6 @@ impl EventLoop {
 
     pub(super) fn libuv(&self) -> &'static LibUv {
         self.libuv
-    }
-
-    /// What callbacks are made in.
-    pub(super) fn context(&self) -> sys::napi_async_context {
-        self.raw.context
     }
 
     /// For those who are on its thread.
@@ -215,7 +203,6 @@ impl Owner for EventLoop {
     /// With the environment ends whatever would run here.
     #[allow(unsafe_code, reason = "libuv")]
     fn end(&self) {
-        OWN.set(None);
         let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(fresh);
         if let Ok(mut tasks) = self.tasks.try_lock() {
@@ -231,10 +218,11 @@ impl Owner for EventLoop {
 
 /// Somebody has called for a turn.
 #[allow(unsafe_code, reason = "called by libuv")]
-unsafe extern "C" fn on_async(_: *mut Handle) {
-    if let Some(own) = OWN.with_borrow(Clone::clone) {
-        own.turn(|| ());
-    }
+unsafe extern "C" fn on_async(handle: *mut Handle) {
+    let Some(libuv) = LibUv::find() else { return };
+    // SAFETY: called by libuv, with the handle of an EventLoop.
+    let own = unsafe { libuv.owner::<EventLoop>(handle) };
+    own.turn(|| ());
 }
 
 impl RawLoop {
@@ -244,16 +232,10 @@ impl RawLoop {
         if env.get_global()?.has_named_property("Bun")? {
             return Ok(None);
         }
-        let name = env.create_string("message-engin")?.raw();
-        let (env, mut uv, mut context) = (env.raw(), std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: on the thread of `env`, with room for the answers. The context stays as long as the environment does.
-        unsafe {
-            if sys::napi_get_uv_event_loop(env, &raw mut uv) != sys::Status::napi_ok || uv.is_null() {
-                return Ok(None);
-            }
-            check_status(sys::napi_async_init(env, std::ptr::null_mut(), name, &raw mut context))?;
-        }
-        Ok(Some(RawLoop { env, uv, context }))
+        let (env, mut uv) = (env.raw(), std::ptr::null_mut());
+        // SAFETY: on the thread of `env`, with room for the answer.
+        let status = unsafe { sys::napi_get_uv_event_loop(env, &raw mut uv) };
+        Ok((status == sys::Status::napi_ok && !uv.is_null()).then_some(RawLoop { env, uv }))
     }
 }
 

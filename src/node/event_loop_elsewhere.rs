@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use napi::bindgen_prelude::*;
-use napi::sys;
 
 use crate::hooks::Place;
 
@@ -16,10 +15,6 @@ impl EventLoop {
     }
 
     pub(super) fn is_here(&self) -> bool {
-        match self.0 {}
-    }
-
-    pub(super) fn context(&self) -> sys::napi_async_context {
         match self.0 {}
     }
 }

@@ -9,10 +9,10 @@ use napi_derive::napi;
 use tokio::net::TcpStream;
 
 use super::answer::KeyAnswer;
-use super::bridge::{Bridge, Output};
+use super::bridge::{Bridge, Output, OutputArgs};
 use super::callback::{EventFunction, KeyFunction};
 use super::crossing::{BatchArgs, Dictionary};
-use super::owner::{Owned, Owner};
+use super::environment::Owner;
 use super::socket::{Socket, tcp_send_queue};
 use super::{runtime, settings, to_js};
 use crate::config::SocketSettings;
@@ -25,10 +25,10 @@ use crate::peer::Tcp;
 pub struct NativeGateway {
     gateway: Gateway,
     dictionary: Arc<Dictionary>,
-    /// Let go of at close, since it keeps the process alive.
+    /// None once it closes.
     output: Mutex<Option<Arc<Output>>>,
     next_bridge: AtomicU32,
-    owner: Arc<Owner<Gateway>>,
+    owner: Arc<Owner>,
 }
 
 /// What `gateway.stats()` shows; `lib/server.js` adds what it counts itself.
@@ -89,43 +89,42 @@ pub fn start_gateway<'env>(
     #[napi(ts_arg_type = "(name: string, details: string) => void")] event: Function<
         'env,
         FnArgs<(String, String)>,
-        Unknown<'static>,
+        (),
     >,
     #[napi(
         ts_arg_type = "(id: number, what: 'write' | 'resume' | 'measure' | 'end' | 'destroy', bytes?: Buffer) => void"
     )]
-    output: Function<'env, FnArgs<(u32, String, Option<Buffer>)>, Unknown<'static>>,
+    output: Function<'env, OutputArgs, ()>,
 ) -> Result<Object<'env>> {
     let broker = settings(&broker)?;
     let mut socket: SocketSettings = settings(&socket)?;
     let dictionary = Arc::<Dictionary>::default();
+    let (owner, functions) = Owner::open(env)?;
     let keys = match socket.message_key.take() {
         Some(template) => KeySource::Declared(template),
-        None => KeySource::asked(Arc::new(KeyFunction::new(env, &keys, dictionary.clone())?)),
+        None => KeySource::asked(Arc::new(KeyFunction::new(&functions, &keys, dictionary.clone())?)),
     };
-    let event = Arc::new(EventFunction::new(&event)?);
-    let output: Arc<Output> = Arc::new(output.build_threadsafe_function().build()?);
-    let owner = Owner::of(env)?;
+    let event = Arc::new(EventFunction::new(&functions, &event)?);
+    let output = Arc::new(Output::new(&functions, &output)?);
     let (deferred, promise) = env.create_deferred()?;
     runtime()?.spawn(async move {
-        match Gateway::start(broker, socket, &unique, event, keys).await {
-            Ok(gateway) => {
-                owner.owns(gateway.clone());
-                deferred.resolve(move |_| {
-                    let (output, next_bridge) = (Mutex::new(Some(output)), AtomicU32::new(1));
-                    Ok(NativeGateway { gateway, dictionary, output, next_bridge, owner })
-                });
-            }
-            Err(error) => deferred.reject(to_js(error)),
+        let started = Gateway::start(broker, socket, &unique, event, keys).await;
+        if let Ok(gateway) = &started {
+            let gateway = gateway.clone();
+            owner.owns(async move { gateway.close(Duration::ZERO).await });
         }
+        deferred.resolve(move |_| match started {
+            Ok(gateway) => {
+                let (output, next_bridge) = (Mutex::new(Some(output)), AtomicU32::new(1));
+                Ok(NativeGateway { gateway, dictionary, output, next_bridge, owner })
+            }
+            Err(error) => {
+                owner.closed();
+                Err(to_js(error))
+            }
+        });
     });
     Ok(promise)
-}
-
-impl Owned for Gateway {
-    async fn end(self) {
-        self.close(Duration::ZERO).await;
-    }
 }
 
 fn arrival(key: String, key_json: String, headers: String, response: Buffer, early: Vec<u8>) -> Result<Arrival> {
@@ -216,8 +215,11 @@ impl NativeGateway {
         runtime()?.spawn(async move {
             gateway.close(Duration::from_millis(drain.into())).await;
             drop(output);
-            owner.release();
-            deferred.resolve(|_| Ok(()));
+            owner.flushed().await;
+            deferred.resolve(move |_| {
+                owner.closed();
+                Ok(())
+            });
         });
         Ok(promise)
     }

@@ -100,7 +100,11 @@ impl LibUv {
         unsafe {
             (self.set_data)(handle, held.cast());
             (self.unref)(handle);
-            sys::napi_add_async_cleanup_hook(env, Some(on_cleanup::<T>), held.cast(), &raw mut (*held).hook);
+            let hook = &raw mut (*held).hook;
+            if sys::napi_add_async_cleanup_hook(env, Some(on_cleanup::<T>), held.cast(), hook) != sys::Status::napi_ok {
+                (self.close)(handle, on_close::<T>);
+                return Err(Error::other("no cleanup hook could be added to the environment"));
+            }
         }
         Ok(handle)
     }
@@ -150,7 +154,9 @@ unsafe extern "C" fn on_close<T: Owner>(handle: *mut Handle) {
     unsafe {
         let held = Box::from_raw((libuv.get_data)(handle).cast::<Held<T>>());
         libuv.free(T::KIND, handle);
-        sys::napi_remove_async_cleanup_hook(held.hook);
+        if !held.hook.is_null() {
+            sys::napi_remove_async_cleanup_hook(held.hook);
+        }
     }
 }
 

@@ -10,17 +10,18 @@ mod bridge;
 mod callback;
 mod client;
 mod crossing;
+mod environment;
 #[cfg(unix)]
 mod event_loop;
 #[cfg(not(unix))]
 #[path = "event_loop_elsewhere.rs"]
 mod event_loop;
+mod functions;
 mod gateway;
 #[cfg(unix)]
 mod libuv;
 #[cfg(unix)]
 mod moved;
-mod owner;
 mod pfx;
 mod socket;
 
@@ -55,6 +56,8 @@ pub fn use_threads(threads: u32) -> Result<u32> {
 }
 
 fn start_runtime(threads: u32) -> std::io::Result<Running> {
+    // Its threads run the code of this image for as long as the process lives; Node would unload it with the last environment.
+    retain_current_module_for_unload_safety();
     // A scheduler of one thread costs less than one of many that has one: nobody steals, and everything is near.
     let mut builder = if threads > 1 { Builder::new_multi_thread() } else { Builder::new_current_thread() };
     if threads > 1 {

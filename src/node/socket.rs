@@ -85,8 +85,24 @@ fn duplicate(fd: i32) -> std::io::Result<std::net::TcpStream> {
     // destroyed; it stays open until after the call, and only its duplicate is kept.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     let stream = std::net::TcpStream::from(borrowed.try_clone_to_owned()?);
+    // Fails for what is no socket, and for a socket of another family.
+    stream.local_addr()?;
+    if socket_type(&stream)? != libc::SOCK_STREAM {
+        return Err(std::io::Error::other("it is no stream socket"));
+    }
     stream.set_nonblocking(true)?;
     Ok(stream)
+}
+
+#[cfg(unix)]
+#[allow(unsafe_code, reason = "getsockopt")]
+fn socket_type(socket: &impl std::os::fd::AsRawFd) -> std::io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    let (option, room) = (libc::SO_TYPE, (&raw mut value).cast());
+    // SAFETY: `value` has room for as many bytes as `length` says.
+    let status = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, room, &raw mut length) };
+    if status == 0 { Ok(value) } else { Err(std::io::Error::last_os_error()) }
 }
 
 #[cfg(not(unix))]
@@ -150,5 +166,27 @@ mod linux {
         }
         let acknowledged = u64::from_ne_bytes(info[BYTES_ACKED].try_into().ok()?);
         Some(SendQueue { acknowledged, pending: usize::try_from(pending).ok()? })
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::duplicate;
+
+    #[test]
+    fn connected_tcp_sockets_alone_are_taken_over() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let taken = duplicate(stream.as_raw_fd()).unwrap();
+        assert_eq!(taken.peer_addr().unwrap(), listener.local_addr().unwrap());
+
+        let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (pipe, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        for fd in [datagrams.as_raw_fd(), pipe.as_raw_fd(), file.as_raw_fd(), -1, i32::MAX] {
+            assert!(duplicate(fd).is_err());
+        }
     }
 }
