@@ -12,6 +12,8 @@ async function open(name) {
   const conf = { url: `memory://${name}` };
   const client = new Client(conf);
   client.on('message', (message, { to }) => client.send(message, { to }));
+  // Without a listener, statuses wait in their queue for the first one.
+  client.on('status', () => {});
   await client.init();
   const httpServer = http.createServer();
   httpServer.listen(0, '127.0.0.1');
