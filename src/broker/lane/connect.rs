@@ -3,14 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lapin::protocol::{AMQPClass, channel, connection};
+use lapin::protocol::{AMQPClass, basic, channel, connection};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::net::TcpStream;
 
 use super::outlet::Outlet;
 use super::stream::{self, ReadEnd};
 use super::tls::{self, Tls};
-use super::wire::{Broken, METHOD, Reader, close_channel, method_frame, parse_method};
+use super::wire::{BASIC_DELIVER, Broken, METHOD, Reader, close_channel, method_frame, parse_method};
 use crate::broker::FRAME_MAX;
 use crate::config::{AuthMechanism, BrokerSettings};
 use crate::error::{Error, Result};
@@ -148,6 +148,31 @@ impl Connection {
                 return Err(self.broken(&broken));
             }
         }
+    }
+
+    /// Resolves when the broker has answered so many basic.consume. Deliveries that come meanwhile stay in the read buffer.
+    pub async fn consume_ok(&mut self, count: usize) -> Result<()> {
+        let (mut at, mut answered) = (0, 0);
+        while answered < count {
+            let Some((kind, payload)) = self.reader.peek_frame(&mut at).map_err(|broken| self.broken(&broken))? else {
+                self.reader.fill().await.map_err(|broken| self.broken(&broken))?;
+                continue;
+            };
+            if kind != METHOD || payload.starts_with(&BASIC_DELIVER) {
+                continue;
+            }
+            match parse_method(payload).map_err(|broken| self.broken(&broken))? {
+                AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(_)) => answered += 1,
+                AMQPClass::Channel(channel::AMQPMethod::Close(close)) => {
+                    return Err(self.refused(close.reply_code, close.reply_text.as_str()));
+                }
+                AMQPClass::Connection(connection::AMQPMethod::Close(close)) => {
+                    return Err(self.refused(close.reply_code, close.reply_text.as_str()));
+                }
+                _ => (),
+            }
+        }
+        Ok(())
     }
 
     /// The next method on a channel.

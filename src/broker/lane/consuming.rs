@@ -174,9 +174,13 @@ impl Consuming {
         // Consuming starts last: a delivery between the answers above would not be expected there.
         let queues: Vec<Queued> =
             plan.queues.iter().enumerate().map(|(index, queue)| queued(index, queue, plan, standing)).collect();
+        let mut started = 0;
         for queue in queues.iter().filter(|queue| *queue.state() == Consumer::On) {
             connection.write(&queue.start).await?;
+            started += 1;
         }
+        // Otherwise others would be given what is published from now on, and a refusal would be known only later.
+        connection.consume_ok(started).await?;
         let (connection, moved) = match place {
             Some(place) => connection.read_at(place)?,
             None => (connection, false),
@@ -469,7 +473,7 @@ fn queued(index: usize, queue: &Queue, plan: &Plan, standing: &Standing) -> Queu
         no_ack: false,
         // A queue that outlives its connection may still have that one's consumer.
         exclusive: queue.private && !plan.is_reliable(),
-        nowait: true,
+        nowait: false,
         arguments: FieldTable::default(),
     })));
     let count = queue::Declare {

@@ -11,6 +11,8 @@ pub const METHOD: u8 = 1;
 pub const HEADER: u8 = 2;
 pub const BODY: u8 = 3;
 const HEARTBEAT: u8 = 8;
+/// Class and method of basic.deliver, as its payload begins.
+pub const BASIC_DELIVER: [u8; 4] = [0, 60, 0, 60];
 const END: u8 = 0xce;
 /// Type, channel and size.
 const FRAME_HEAD: usize = 7;
@@ -141,11 +143,19 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         Ok(Some((frame.kind, frame.channel, bytes.freeze())))
     }
 
+    /// Kind and payload of the frame at an offset of the buffer, which moves behind it; None while the frame is not complete.
+    /// The buffer stays as it is.
+    pub fn peek_frame(&self, at: &mut usize) -> Result<Option<(u8, &[u8])>, Broken> {
+        let Some(frame) = self.frame(*at)? else { return Ok(None) };
+        *at = frame.next();
+        Ok(Some((frame.kind, self.buffer.get(frame.start..frame.end).unwrap_or_default())))
+    }
+
     /// Whether the first frame is a basic.deliver; None while it is not complete.
     pub fn is_delivery(&self) -> Result<Option<bool>, Broken> {
         let Some(frame) = self.frame(0)? else { return Ok(None) };
         let method = self.buffer.get(frame.start..frame.start + 4);
-        Ok(Some(frame.kind == METHOD && method == Some(&[0, 60, 0, 60])))
+        Ok(Some(frame.kind == METHOD && method == Some(&BASIC_DELIVER)))
     }
 
     /// The delivery that the buffer begins with, once all its frames are there. `route` names the consumer by its channel.
