@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::keys::KeyTemplate;
+use crate::message::key_template::KeyTemplate;
 
 /// Everything about the broker; one field for each key of `mqSettings` in `lib/mq-options.js`.
 #[derive(Clone, Debug, Deserialize)]

@@ -18,21 +18,17 @@
 
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod amqp;
 pub mod broker;
-pub mod buffer;
 pub mod config;
+pub mod connection;
 pub mod error;
 pub mod gateway;
-pub mod hooks;
-pub mod hub;
-pub mod keys;
+pub mod host;
 pub mod message;
-pub mod pace;
-pub mod peer;
-pub mod pfx;
-pub mod receipt;
-mod waiters;
-pub mod worker;
-
 #[cfg(feature = "node")]
 pub mod node;
+pub mod pfx;
+pub mod queue;
+pub mod websocket;
+pub mod worker;

@@ -4,16 +4,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::broker::lane::AmqpBroker;
-use crate::broker::line::{Counters, Line};
 use crate::broker::memory::MemoryBroker;
+use crate::broker::rabbitmq::AmqpBroker;
+use crate::broker::supervisor::{Counters, Line};
 use crate::broker::topology::{Plan, Role, Routes};
 use crate::broker::{Acker, Batches, Broker, Settlement};
-use crate::buffer::{Level, Refused};
 use crate::config::{BrokerKind, BrokerSettings};
 use crate::error::Result;
-use crate::hooks::{Heard, LineEvents, Listeners, spawn_at};
+use crate::host::{Heard, LineEvents, Listeners, spawn_at};
 use crate::message::{Outgoing, Route};
+use crate::queue::byte_queue::{Level, Refused};
 
 /// Beyond this many times `bufferSize` nothing is taken from a sender who does not hold on.
 const HARD_LIMIT: usize = 2;

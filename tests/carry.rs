@@ -13,7 +13,7 @@ use message_engin::broker::topology::{Plan, Role};
 use message_engin::broker::{Broker, Session};
 use message_engin::config::{SlowConsumer, SocketSettings};
 use message_engin::error::{Error, Result};
-use message_engin::hooks::{Heard as HeardBy, Listeners};
+use message_engin::host::{Heard as HeardBy, Listeners};
 use message_engin::message::{Delivery, Outgoing, Route, Value};
 use message_engin::worker::{Sent, Worker};
 use tokio_tungstenite::tungstenite::Message;

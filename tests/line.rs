@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{Events, broker, everything, json};
-use message_engin::broker::line::Line;
+use message_engin::broker::supervisor::Line;
 use message_engin::broker::topology::{Plan, Role, Routes};
 use message_engin::broker::{Acker, Broker, Routed, Session, Settlement};
 use message_engin::config::{BackoffStrategy, BrokerSettings};

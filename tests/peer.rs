@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use common::{Browser, socket, within};
 use futures_util::{SinkExt, StreamExt};
-use message_engin::buffer::Refused;
 use message_engin::config::SocketSettings;
+use message_engin::connection::{Ended, Frame, GOING_AWAY, Handle, Peer, Sink, Stream, Tcp};
 use message_engin::message::Content;
-use message_engin::peer::{Ended, Frame, GOING_AWAY, Handle, Peer, Sink, Stream, Tcp};
+use message_engin::queue::byte_queue::Refused;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;

@@ -1,7 +1,7 @@
 //! What becomes of a worker's message on its way into a frame, and what status says.
 
+use message_engin::connection::Frame;
 use message_engin::message::{Content, Headers, JSON, OCTETS, Properties, status_body};
-use message_engin::peer::Frame;
 use serde_json::Value as Json;
 
 use crate::{Input, delivered};

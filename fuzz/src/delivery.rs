@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use message_engin::broker::lane::fuzzing::{Broken, METHOD, Reader, parse_method};
+use message_engin::broker::rabbitmq::fuzzing::{Broken, METHOD, Reader, parse_method};
 use message_engin::message::Route;
 use tokio::io::{AsyncRead, ReadBuf};
 

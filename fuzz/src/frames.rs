@@ -5,8 +5,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use message_engin::config::SocketSettings;
+use message_engin::connection::{Ended, Frame, Handle, Peer, Sink};
 use message_engin::message::Content;
-use message_engin::peer::{Ended, Frame, Handle, Peer, Sink};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
 use tokio::time::{sleep, timeout};
 

@@ -1,6 +1,6 @@
 //! Declared keys over any message: what is read without a tree is what a tree says.
 
-use message_engin::keys::KeyTemplate;
+use message_engin::message::key_template::KeyTemplate;
 use message_engin::message::{Delivery, Headers, JSON, Properties, Value};
 use serde_json::{Value as Json, json};
 

@@ -2,7 +2,7 @@
 
 use message_engin::broker::topology::{Plan, Role};
 use message_engin::config::{BrokerSettings, SocketSettings};
-use message_engin::peer::Handle;
+use message_engin::connection::Handle;
 use serde_json::{Value as Json, json};
 
 pub fn run(data: &[u8]) {

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use tokio::sync::{Notify, mpsc};
 
 use super::topology::{self, ExchangeKind, Plan, Routes};
-use super::{Acker, Broker, Routed, Session, Settlement, next_session};
-use crate::buffer::Weight;
+use crate::broker::{Acker, Broker, Routed, Session, Settlement, next_session};
 use crate::error::{Error, Result};
 use crate::message::{Delivery, Envelope, Outgoing, Route};
+use crate::queue::byte_queue::Weight;
 
 /// Bytes in one queue beyond which publishers wait.
 const QUEUE_LIMIT: usize = 16 * 1024 * 1024;

@@ -3,13 +3,14 @@
 //! A [`Broker`] connects, with the topology declared and the consumers up, and gives a [`Session`]. A session lives until
 //! its connection is lost and is never mended: the [`line`] throws it away and connects again.
 
-mod apart;
 mod batch;
-mod carrier;
-pub mod lane;
-pub mod line;
+pub mod batch_pacer;
 pub mod memory;
+mod publish_loop;
+pub mod rabbitmq;
+pub mod supervisor;
 pub mod topology;
+mod wake_filter;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -76,7 +77,7 @@ pub trait Session: Send + Sync + 'static {
     /// Waits for a delivery, then appends what is ready, in order, `max` at the most.
     fn receive(&self, into: &mut Vec<Delivery>, max: usize) -> impl Future<Output = Result<()>> + Send;
 
-    /// Whether `receive` may be called at a [`Place`](crate::hooks::Place); it is called nowhere else then.
+    /// Whether `receive` may be called at a [`Place`](crate::host::Place); it is called nowhere else then.
     fn can_move(&self) -> bool {
         true
     }

@@ -1,6 +1,8 @@
 //! The server side: connections on one end, the line to the broker on the other, the hub between them.
 
-mod handing;
+pub mod delivery_guard;
+mod dispatcher;
+pub mod hub;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,18 +13,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use crate::broker::lane::AmqpBroker;
-use crate::broker::line::Line;
 use crate::broker::memory::MemoryBroker;
+use crate::broker::rabbitmq::AmqpBroker;
+use crate::broker::supervisor::Line;
 use crate::broker::topology::{Plan, Role};
 use crate::broker::{Batches, Broker};
 use crate::config::{BrokerKind, BrokerSettings, SocketSettings};
+use crate::connection::{Ended, GOING_AWAY, Handle, Peer, REPLACED, RESTARTING, Sink, Stream};
 use crate::error::Result;
-use crate::hooks::{LineEvents, MessageKeys, Place, spawn_at};
-use crate::hub::Hub;
-use crate::keys::KeyTemplate;
+use crate::gateway::hub::Hub;
+use crate::host::{LineEvents, MessageKeys, Place, spawn_at};
+use crate::message::key_template::KeyTemplate;
 use crate::message::{CommonFields, Content, Headers, JSON, OCTETS, Outgoing, Properties, Route, status_body};
-use crate::peer::{Ended, GOING_AWAY, Handle, Peer, REPLACED, RESTARTING, Sink, Stream};
 
 /// The answer to a connection that found no room for its status: the broker is away, and its buffer is full.
 const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\
@@ -163,7 +165,7 @@ impl Gateway {
             keys,
             reliable,
         });
-        spawn_at(place, handing::deliver(shared.clone(), Batches::new(batches)));
+        spawn_at(place, dispatcher::deliver(shared.clone(), Batches::new(batches)));
         Ok(Gateway { shared })
     }
 

@@ -1,26 +1,23 @@
 //! Messages as values: header tables, their JSON, content types, and what a frame is made of.
 
-mod common;
-mod headers;
-mod properties;
-mod table;
+pub mod key_template;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::buffer::Weight;
-pub use common::CommonFields;
-pub use headers::{Headers, Value, write_hex, write_json_text};
-pub use properties::{MessageId, Properties};
+pub use crate::amqp::header_interner::CommonFields;
+pub use crate::amqp::headers::{Headers, Value, write_hex, write_json_text};
+pub use crate::amqp::properties::{MessageId, Properties};
+use crate::queue::byte_queue::Weight;
 
 pub const JSON: &str = "application/json";
 pub const OCTETS: &str = "application/octet-stream";
 
 /// The message id within encoded properties; empty where there is none.
 pub fn message_id(encoded: &[u8]) -> &str {
-    table::EncodedProperties::read(encoded).message_id().0
+    crate::amqp::table::EncodedProperties::read(encoded).message_id().0
 }
 
 /// What node-amqp calls a JSON body: receivers parse it.
@@ -96,7 +93,7 @@ impl Envelope {
     pub fn new(exchange: &str, routing_key: &str, write: impl FnOnce(&mut Vec<u8>)) -> Envelope {
         let mut bytes = Vec::with_capacity(256);
         for name in [exchange, routing_key] {
-            table::write_short(&mut bytes, &name.as_bytes()[..name.len().min(255)]);
+            crate::amqp::table::write_short(&mut bytes, &name.as_bytes()[..name.len().min(255)]);
         }
         let properties = bytes.len();
         write(&mut bytes);
@@ -115,9 +112,9 @@ impl Delivery {
         short_text(bytes, 1 + usize::from(exchange))
     }
 
-    fn properties(&self) -> table::EncodedProperties<'_> {
+    fn properties(&self) -> crate::amqp::table::EncodedProperties<'_> {
         let Envelope { bytes, properties } = &self.envelope;
-        table::EncodedProperties::read(bytes.get(*properties..).unwrap_or_default())
+        crate::amqp::table::EncodedProperties::read(bytes.get(*properties..).unwrap_or_default())
     }
 
     /// The publisher's id for it; empty where it gave none.

@@ -14,9 +14,9 @@ use napi::bindgen_prelude::*;
 use napi_derive::napi;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::functions::JsFunction;
+use super::js_functions::JsFunction;
 use super::socket::send_queue;
-use crate::peer::{SendQueue, Stream};
+use crate::connection::{SendQueue, Stream};
 
 /// Bytes that may wait in either direction.
 const WINDOW: usize = 64 * 1024;

@@ -7,14 +7,14 @@ use std::time::Duration;
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
-use super::callback::{EventFunction, HeardAnswer, ListenerFunction};
-use super::crossing::{BatchArgs, Dictionary, outgoing_properties};
+use super::callbacks::{EventFunction, HeardAnswer, ListenerFunction};
+use super::delivery_codec::{BatchArgs, Dictionary, outgoing_properties};
 use super::environment::Owner;
-use super::{runtime, settings, to_js};
 use crate::broker::Settlement;
 use crate::broker::topology::Routes;
 use crate::config::{BrokerSettings, Guarantee};
 use crate::message::{Headers, Outgoing, Properties, Route};
+use crate::node::{runtime, settings, to_js};
 use crate::worker::{Sent, Worker};
 
 #[napi]

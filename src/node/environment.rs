@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use napi::bindgen_prelude::*;
 use napi::sys;
 
-use super::event_loop::EventLoop;
-use super::functions::{Functions, Shared};
-use super::{check_status, runtime};
+use super::js_functions::{Functions, Shared};
+use super::uv::executor::EventLoop;
+use crate::node::{check_status, runtime};
 
 thread_local! {
     /// Those of this thread: each time that the addon is loaded makes one.

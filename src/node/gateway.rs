@@ -8,18 +8,18 @@ use napi::bindgen_prelude::*;
 use napi_derive::napi;
 use tokio::net::TcpStream;
 
-use super::answer::KeyAnswer;
 use super::bridge::{Bridge, Output, OutputArgs};
-use super::callback::{EventFunction, KeyFunction};
-use super::crossing::{BatchArgs, Dictionary};
+use super::callbacks::{EventFunction, KeyFunction};
+use super::delivery_codec::{BatchArgs, Dictionary};
 use super::environment::Owner;
+use super::key_result::KeyAnswer;
 use super::socket::{Socket, tcp_send_queue};
-use super::{runtime, settings, to_js};
 use crate::config::SocketSettings;
+use crate::connection::Tcp;
 use crate::error::Error as CoreError;
 use crate::gateway::{Arrival, Gateway, KeySource, Stats};
 use crate::message::Headers;
-use crate::peer::Tcp;
+use crate::node::{runtime, settings, to_js};
 
 #[napi]
 pub struct NativeGateway {

@@ -5,25 +5,17 @@
 
 #![cfg_attr(test, allow(dead_code, reason = "napi registers nothing in test builds, so nothing is called"))]
 
-mod answer;
 mod bridge;
-mod callback;
+mod callbacks;
 mod client;
-mod crossing;
+mod delivery_codec;
 mod environment;
-#[cfg(unix)]
-mod event_loop;
-#[cfg(not(unix))]
-#[path = "event_loop_elsewhere.rs"]
-mod event_loop;
-mod functions;
 mod gateway;
-#[cfg(unix)]
-mod libuv;
-#[cfg(unix)]
-mod moved;
+mod js_functions;
+mod key_result;
 mod pfx;
 mod socket;
+mod uv;
 
 use std::sync::OnceLock;
 

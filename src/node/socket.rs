@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::runtime;
-use crate::peer::SendQueue;
+use crate::connection::SendQueue;
 
 /// How long a refused client has to take its answer and close.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);

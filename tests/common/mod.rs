@@ -11,7 +11,7 @@ use message_engin::broker::topology::Routes;
 use message_engin::config::{BrokerSettings, SocketSettings};
 use message_engin::error::{Error, Result};
 use message_engin::gateway::{Arrival, Gateway, KeySource};
-use message_engin::hooks::{Heard as HeardBy, Keys, LineEvents, Listeners, MessageKeys};
+use message_engin::host::{Heard as HeardBy, Keys, LineEvents, Listeners, MessageKeys};
 use message_engin::message::{Delivery, Headers, JSON, OCTETS, Outgoing, Properties, Route, Value};
 use message_engin::worker::Worker;
 use tokio::io::{AsyncReadExt, DuplexStream, duplex};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use message_engin::broker::Settlement;
 use message_engin::error::{Error, Result};
-use message_engin::hooks::{Heard as HeardBy, Keys, LineEvents, Listeners, MessageKeys};
+use message_engin::host::{Heard as HeardBy, Keys, LineEvents, Listeners, MessageKeys};
 use message_engin::message::{Delivery, Headers, JSON, Outgoing, Properties, Route, Value};
 use message_engin::worker::{Sent, Worker};
 use tokio::sync::Notify;
