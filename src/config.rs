@@ -79,7 +79,7 @@ pub struct TlsSettings {
     /// Certificates that servers' may be signed by.
     pub trusted: String,
     /// Certificates that a server may have itself, whoever signed them.
-    pub pinned: Vec<Pinned>,
+    pub pinned: Vec<PinnedCertificate>,
     /// Our certificate and those between it and its root; empty for none.
     pub certificate: String,
     /// The PKCS #8 key of our certificate, or empty.
@@ -97,7 +97,7 @@ impl fmt::Debug for TlsSettings {
 }
 
 #[derive(Clone, Deserialize)]
-pub struct Pinned {
+pub struct PinnedCertificate {
     pub certificate: String,
     /// Seconds since 1970.
     pub from: u64,

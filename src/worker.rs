@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use crate::broker::memory::MemoryBroker;
 use crate::broker::rabbitmq::AmqpBroker;
-use crate::broker::supervisor::{Counters, Line};
-use crate::broker::topology::{Plan, Role, Routes};
+use crate::broker::supervisor::{ConnectionCounters, ConnectionSupervisor};
+use crate::broker::topology::{Role, Routes, Topology};
 use crate::broker::{Acker, Batches, Broker, Settlement};
 use crate::config::{BrokerKind, BrokerSettings};
 use crate::error::Result;
-use crate::host::{Heard, LineEvents, Listeners, spawn_at};
-use crate::message::{Outgoing, Route};
+use crate::host::{ConnectionEvents, ListenerOutcome, Listeners, spawn_on};
+use crate::message::{OutboundMessage, Route};
 use crate::queue::byte_queue::{Level, Refused};
 
 /// Beyond this many times `bufferSize` nothing is taken from a sender who does not hold on.
@@ -20,13 +20,13 @@ const HARD_LIMIT: usize = 2;
 
 #[derive(Clone)]
 pub struct Worker {
-    shared: Arc<Shared>,
+    shared: Arc<WorkerShared>,
 }
 
-struct Shared {
-    line: Line,
+struct WorkerShared {
+    line: ConnectionSupervisor,
     buffer_size: usize,
-    events: Mutex<Option<Arc<dyn LineEvents>>>,
+    events: Mutex<Option<Arc<dyn ConnectionEvents>>>,
     listeners: Mutex<Option<Arc<dyn Listeners>>>,
     /// Somebody was told to hold on and waits for `drain`.
     waiting: AtomicBool,
@@ -54,12 +54,12 @@ impl Worker {
         settings: BrokerSettings,
         unique: &str,
         consumed: Routes,
-        events: Arc<dyn LineEvents>,
+        events: Arc<dyn ConnectionEvents>,
         listeners: Arc<dyn Listeners>,
     ) -> Result<Worker> {
         match settings.kind {
             BrokerKind::Amqp => {
-                let broker = AmqpBroker::new(settings.clone(), listeners.place())?;
+                let broker = AmqpBroker::new(settings.clone(), listeners.executor())?;
                 Worker::start_on(broker, settings, unique, consumed, events, listeners).await
             }
             BrokerKind::Memory => {
@@ -75,13 +75,14 @@ impl Worker {
         settings: BrokerSettings,
         unique: &str,
         consumed: Routes,
-        events: Arc<dyn LineEvents>,
+        events: Arc<dyn ConnectionEvents>,
         listeners: Arc<dyn Listeners>,
     ) -> Result<Worker> {
-        let plan = Plan::new(&settings, Role::Worker, unique).with_consumed(consumed);
-        let place = listeners.place();
-        let (line, batches) = Line::open(broker, plan, &settings, events.clone(), place.clone()).await?;
-        let shared = Arc::new(Shared {
+        let plan = Topology::new(&settings, Role::Worker, unique).with_consumed(consumed);
+        let executor = listeners.executor();
+        let (line, batches) =
+            ConnectionSupervisor::open(broker, plan, &settings, events.clone(), executor.clone()).await?;
+        let shared = Arc::new(WorkerShared {
             line,
             buffer_size: settings.buffer_size,
             events: Mutex::new(Some(events)),
@@ -89,18 +90,18 @@ impl Worker {
             waiting: AtomicBool::new(false),
             acker: Mutex::new(None),
         });
-        spawn_at(place, deliver(shared.clone(), Batches::new(batches)));
+        spawn_on(executor, deliver(shared.clone(), Batches::new(batches)));
         Ok(Worker { shared })
     }
 
     /// Never waits. Must be called within the runtime.
-    pub fn send(&self, message: Outgoing) -> Sent {
+    pub fn send(&self, message: OutboundMessage) -> Sent {
         self.send_all([message]).1
     }
 
     /// Sends in order, up to the first that is not taken; answers how many were, and what became of the last that was
     /// looked at. Never waits. Must be called within the runtime.
-    pub fn send_all(&self, messages: impl IntoIterator<Item = Outgoing>) -> (usize, Sent) {
+    pub fn send_all(&self, messages: impl IntoIterator<Item = OutboundMessage>) -> (usize, Sent) {
         let limit = self.shared.buffer_size.saturating_mul(HARD_LIMIT);
         let (taken, last) = self.shared.line.outgoing.push_all_within(messages, limit);
         let sent = match last {
@@ -115,7 +116,7 @@ impl Worker {
         (taken, sent)
     }
 
-    /// What became of a delivery that was heard [`Heard::EachForItself`].
+    /// What became of a delivery that was heard [`ListenerOutcome::EachForItself`].
     pub fn settle(&self, session: u32, route: Route, tag: u64, settlement: Settlement) {
         let acker = self.shared.acker.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(acker) = acker.as_ref().filter(|acker| acker.session() == session) {
@@ -123,7 +124,7 @@ impl Worker {
         }
     }
 
-    /// Consumes these queues and no others. `LineEvents::given_back` tells when one is not consumed any more; until then
+    /// Consumes these queues and no others. `ConnectionEvents::given_back` tells when one is not consumed any more; until then
     /// deliveries from it may still come, and are the listeners' to settle.
     pub fn consume(&self, routes: Routes) {
         self.shared.line.consume(routes);
@@ -145,7 +146,7 @@ impl Worker {
         self.shared.line.header_limit()
     }
 
-    pub fn counters(&self) -> &Counters {
+    pub fn counters(&self) -> &ConnectionCounters {
         &self.shared.line.counters
     }
 
@@ -155,14 +156,14 @@ impl Worker {
     }
 }
 
-impl Shared {
+impl WorkerShared {
     fn let_go(&self) {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.events.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
-async fn tell_when_drained(shared: Arc<Shared>) {
+async fn tell_when_drained(shared: Arc<WorkerShared>) {
     shared.line.outgoing.calm().await;
     shared.waiting.store(false, Ordering::SeqCst);
     if let Some(events) = shared.events.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
@@ -171,16 +172,16 @@ async fn tell_when_drained(shared: Arc<Shared>) {
 }
 
 /// Hands batches to the listeners in order, and acknowledges what they have returned from.
-async fn deliver(shared: Arc<Shared>, mut batches: Batches) {
-    while let Some(batch) = batches.gather().await {
+async fn deliver(shared: Arc<WorkerShared>, mut batches: Batches) {
+    while let Some(batch) = batches.next_batch().await {
         let listeners = shared.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(listeners) = listeners else { return };
         let acker = batch.acker().cloned();
         shared.acker.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&acker);
         let (deliveries, ack) = batch.share();
         match listeners.deliver(deliveries.clone()).await {
-            Ok(Heard::All) => ack(&deliveries),
-            Ok(Heard::EachForItself) => (),
+            Ok(ListenerOutcome::All) => ack(&deliveries),
+            Ok(ListenerOutcome::EachForItself) => (),
             Err(_) => {
                 // Not looked at: somebody else may.
                 if let Some(acker) = acker {

@@ -9,12 +9,12 @@ use std::time::Duration;
 use common::*;
 use futures_util::future::BoxFuture;
 use message_engin::broker::memory::MemoryBroker;
-use message_engin::broker::topology::{Plan, Role};
+use message_engin::broker::topology::{Role, Topology};
 use message_engin::broker::{Broker, Session};
 use message_engin::config::{SlowConsumer, SocketSettings};
 use message_engin::error::{Error, Result};
-use message_engin::host::{Heard as HeardBy, Listeners};
-use message_engin::message::{Delivery, Outgoing, Route, Value};
+use message_engin::host::{ListenerOutcome, Listeners};
+use message_engin::message::{Delivery, OutboundMessage, Route, Value};
 use message_engin::worker::{Sent, Worker};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -210,7 +210,7 @@ async fn what_waited_for_a_worker_comes_to_the_first_one() {
 struct Shy(tokio::sync::Semaphore);
 
 impl Listeners for Shy {
-    fn deliver(&self, batch: Arc<[Delivery]>) -> BoxFuture<'static, Result<HeardBy>> {
+    fn deliver(&self, batch: Arc<[Delivery]>) -> BoxFuture<'static, Result<ListenerOutcome>> {
         self.0.add_permits(batch.len());
         Box::pin(async { Err(Error::Closed { what: "client" }) })
     }
@@ -262,8 +262,8 @@ async fn a_worker_goes_on_after_the_last_gateway_left_and_another_came() {
 #[tokio::test]
 async fn statuses_that_nobody_consumes_hold_up_no_messages() {
     let memory = MemoryBroker::named("statuses that nobody consumes");
-    let session = memory.connect(&Plan::new(&broker("memory:"), Role::Gateway, "g")).await.unwrap();
-    let large = |route| Outgoing { route, ..octets("k", &[0; 1 << 20]) };
+    let session = memory.connect(&Topology::new(&broker("memory:"), Role::Gateway, "g")).await.unwrap();
+    let large = |route| OutboundMessage { route, ..octets("k", &[0; 1 << 20]) };
     let mut batch: VecDeque<_> = (0..40).map(|_| large(Route::Status)).collect();
     let dropped = within(session.publish(&mut batch)).await.unwrap();
     assert!((20..30).contains(&dropped), "{dropped} of 40");

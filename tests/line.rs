@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{Events, broker, everything, json};
-use message_engin::broker::supervisor::Line;
-use message_engin::broker::topology::{Plan, Role, Routes};
+use message_engin::broker::supervisor::ConnectionSupervisor;
+use message_engin::broker::topology::{Role, Routes, Topology};
 use message_engin::broker::{Acker, Broker, Routed, Session, Settlement};
 use message_engin::config::{BackoffStrategy, BrokerSettings};
 use message_engin::error::{Error, Result};
-use message_engin::message::{Delivery, Outgoing, Route};
+use message_engin::message::{Delivery, OutboundMessage, Route};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -41,7 +41,7 @@ fn lost() -> Error {
 
 impl Broker for Fickle {
     type Session = Fickle;
-    async fn connect(&self, plan: &Plan) -> Result<Fickle> {
+    async fn connect(&self, plan: &Topology) -> Result<Fickle> {
         let left = self.0.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         if left.is_ok() {
             return Err(lost());
@@ -63,7 +63,7 @@ impl Acker for State {
 }
 
 impl Session for Fickle {
-    async fn publish(&self, batch: &mut VecDeque<Outgoing>) -> Result<usize> {
+    async fn publish(&self, batch: &mut VecDeque<OutboundMessage>) -> Result<usize> {
         while let Some(message) = batch.front() {
             let mut breaks = self.0.breaks_after.lock().unwrap();
             match &mut *breaks {
@@ -79,7 +79,7 @@ impl Session for Fickle {
         }
         Ok(0)
     }
-    async fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> Result<Routed> {
+    async fn publish_if_routed(&self, batch: &mut VecDeque<OutboundMessage>) -> Result<Routed> {
         if self.0.unrouted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
             return Ok(Routed::No);
         }
@@ -97,7 +97,7 @@ impl Session for Fickle {
     async fn settle(&self) -> Result<usize> {
         Ok(0)
     }
-    fn unsettled(&self) -> VecDeque<Outgoing> {
+    fn unsettled(&self) -> VecDeque<OutboundMessage> {
         VecDeque::new()
     }
     async fn consume(&self, routes: Routes) -> Result<()> {
@@ -124,10 +124,11 @@ impl Session for Fickle {
     async fn close(&self) {}
 }
 
-async fn open(fickle: &Fickle, settings: &BrokerSettings) -> (Line, Arc<Events>) {
+async fn open(fickle: &Fickle, settings: &BrokerSettings) -> (ConnectionSupervisor, Arc<Events>) {
     let events = Arc::<Events>::default();
-    let plan = Plan::new(settings, Role::Worker, "");
-    let (line, batches) = Line::open(fickle.clone(), plan, settings, events.clone(), None).await.unwrap();
+    let plan = Topology::new(settings, Role::Worker, "");
+    let (line, batches) =
+        ConnectionSupervisor::open(fickle.clone(), plan, settings, events.clone(), None).await.unwrap();
     std::mem::forget(batches);
     (line, events)
 }
@@ -136,7 +137,7 @@ fn numbers(count: u32) -> Vec<String> {
     (0..count).map(|number| number.to_string()).collect()
 }
 
-fn push(line: &Line, count: u32) {
+fn push(line: &ConnectionSupervisor, count: u32) {
     for number in numbers(count) {
         line.outgoing.force_push(json("k", &number));
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{Browser, socket, within};
 use futures_util::{SinkExt, StreamExt};
 use message_engin::config::SocketSettings;
-use message_engin::connection::{Ended, Frame, GOING_AWAY, Handle, Peer, Sink, Stream, Tcp};
+use message_engin::connection::{CloseStatus, Connection, Frame, GOING_AWAY, Handle, Sink, Stream, Tcp};
 use message_engin::message::Content;
 use message_engin::queue::byte_queue::Refused;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -40,27 +40,27 @@ struct Setting {
     browser: Option<DuplexStream>,
     handle: Arc<Handle>,
     messages: mpsc::UnboundedReceiver<Content>,
-    peer: JoinHandle<Ended>,
+    peer: JoinHandle<CloseStatus>,
 }
 
-fn start(settings: SocketSettings, early: &[u8], open: bool) -> Setting {
+fn start(settings: SocketSettings, head: &[u8], open: bool) -> Setting {
     let (browser, stream) = duplex(4096);
     let (sender, messages) = mpsc::unbounded_channel();
-    let (handle, peer) = serve(stream, settings, early, Inbox { messages: sender, open });
+    let (handle, peer) = serve(stream, settings, head, Inbox { messages: sender, open });
     Setting { browser: Some(browser), handle, messages, peer }
 }
 
 fn serve<S: Stream + 'static>(
     stream: S,
     settings: SocketSettings,
-    early: &[u8],
+    head: &[u8],
     mut inbox: Inbox,
-) -> (Arc<Handle>, JoinHandle<Ended>) {
+) -> (Arc<Handle>, JoinHandle<CloseStatus>) {
     let settings = Arc::new(settings);
     let handle = Handle::new(&settings);
-    let (early, of) = (early.to_vec(), handle.clone());
+    let (head, of) = (head.to_vec(), handle.clone());
     let peer = tokio::spawn(async move {
-        let mut peer = Peer::open(stream, b"hello".to_vec(), early, of, settings).await.unwrap();
+        let mut peer = Connection::open(stream, b"hello".to_vec(), head, of, settings).await.unwrap();
         let (ended, _) = peer.run(&mut inbox).await;
         peer.linger().await;
         ended
@@ -86,10 +86,10 @@ async fn ended(setting: Setting) -> (u16, String) {
 
 #[tokio::test]
 async fn bytes_that_came_with_the_request_are_the_first_messages() {
-    let mut early = frame(0x81, b"one");
-    early.extend(frame(0x81, b"two"));
-    early.extend(&frame(0x81, b"three")[..5]);
-    let mut setting = start(socket(), &early, true);
+    let mut head = frame(0x81, b"one");
+    head.extend(frame(0x81, b"two"));
+    head.extend(&frame(0x81, b"three")[..5]);
+    let mut setting = start(socket(), &head, true);
     let browser = setting.browser.as_mut().unwrap();
     browser.write_all(&frame(0x81, b"three")[5..]).await.unwrap();
     for expected in ["one", "two", "three"] {
@@ -246,7 +246,7 @@ async fn a_close_is_told_at_once_though_the_socket_is_full() {
     let (mut browser, stream) = duplex(4096);
     let (settings, mut inbox) = (Arc::new(socket()), Inbox { messages: mpsc::unbounded_channel().0, open: true });
     let handle = Handle::new(&settings);
-    let mut peer = Peer::open(stream, b"hello".to_vec(), Vec::new(), handle.clone(), settings).await.unwrap();
+    let mut peer = Connection::open(stream, b"hello".to_vec(), Vec::new(), handle.clone(), settings).await.unwrap();
     handle.send(text_frame(&"x".repeat(10_000))).unwrap();
     let began = Instant::now();
     let close = async {
@@ -396,7 +396,7 @@ async fn a_browser_that_does_not_read_is_cut_off_and_costs_no_more_than_its_limi
 }
 
 /// A peer over TCP, and the browser's end of it.
-async fn start_on_tcp(settings: SocketSettings) -> (Arc<Handle>, JoinHandle<Ended>, WebSocketStream<TcpStream>) {
+async fn start_on_tcp(settings: SocketSettings) -> (Arc<Handle>, JoinHandle<CloseStatus>, WebSocketStream<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut browser = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, _) = listener.accept().await.unwrap();

@@ -39,7 +39,7 @@ fn replay(target: &str, run: fn(&[u8])) {
     run(b"");
 }
 
-macro_rules! targets {
+macro_rules! publish_queues {
     ($($(#[$attribute:meta])* $target:ident)*) => {
         $($(#[$attribute])*
         #[test]
@@ -49,7 +49,7 @@ macro_rules! targets {
     };
 }
 
-targets! {
+publish_queues! {
     content
     #[cfg(feature = "fuzzing")]
     delivery

@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use message_engin::broker::rabbitmq::fuzzing::{Broken, METHOD, Reader, parse_method};
+use message_engin::broker::rabbitmq::fuzzing::{Broken, FrameReader, METHOD, parse_method};
 use message_engin::message::Route;
 use tokio::io::{AsyncRead, ReadBuf};
 
@@ -79,7 +79,7 @@ fn frames(mut input: Input<'_>) -> Vec<u8> {
 
 fn read(bytes: &[u8], frame_max: usize, split: u8) -> Read {
     let pieces = cuts(bytes.len(), split).into_iter().map(|piece| Bytes::copy_from_slice(&bytes[piece]));
-    let mut reader = Reader::new(Pieces(pieces.collect()), frame_max);
+    let mut reader = FrameReader::new(Pieces(pieces.collect()), frame_max);
     let mut items = Vec::new();
     let end = loop {
         match next(&mut reader) {
@@ -101,7 +101,7 @@ fn read(bytes: &[u8], frame_max: usize, split: u8) -> Read {
     Read { items, end }
 }
 
-fn next(reader: &mut Reader<Pieces>) -> Result<Option<String>, Broken> {
+fn next(reader: &mut FrameReader<Pieces>) -> Result<Option<String>, Broken> {
     let route = |channel| [None, Some(Route::Receive), Some(Route::Message)].get(usize::from(channel)).copied()?;
     match reader.is_delivery()? {
         None => Ok(None),

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use message_engin::config::SocketSettings;
-use message_engin::connection::{Ended, Frame, Handle, Peer, Sink};
+use message_engin::connection::{CloseStatus, Connection, Frame, Handle, Sink};
 use message_engin::message::Content;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
 use tokio::time::{sleep, timeout};
@@ -101,7 +101,7 @@ fn outgoing(index: usize) -> Content {
     }
 }
 
-async fn connection(bytes: &[u8], limits: Limits, way: Way) -> (Vec<Content>, Ended, Vec<u8>) {
+async fn connection(bytes: &[u8], limits: Limits, way: Way) -> (Vec<Content>, CloseStatus, Vec<u8>) {
     let settings = Arc::new(settings(limits));
     let handle = Handle::new(&settings);
     let (browser, stream) = duplex(way.pipe);
@@ -113,7 +113,8 @@ async fn connection(bytes: &[u8], limits: Limits, way: Way) -> (Vec<Content>, En
         handle.send(Frame::new(&outgoing(index), settings.fragment())).expect("the connection has not begun");
     }
     let server = async {
-        let opened = Peer::open(stream, RESPONSE.to_vec(), early.to_vec(), handle.clone(), settings.clone()).await;
+        let opened =
+            Connection::open(stream, RESPONSE.to_vec(), early.to_vec(), handle.clone(), settings.clone()).await;
         let mut peer = opened.expect("somebody reads the response");
         let (ended, _) = peer.run(&mut inbox).await;
         peer.linger().await;
@@ -148,7 +149,7 @@ async fn connection(bytes: &[u8], limits: Limits, way: Way) -> (Vec<Content>, En
 }
 
 /// What a server writes: unmasked frames, in order, with nothing behind a close frame.
-fn check_written(written: &[u8], ended: &Ended, expected: &Expected, sent: usize) {
+fn check_written(written: &[u8], ended: &CloseStatus, expected: &Expected, sent: usize) {
     let mut rest = written.strip_prefix(RESPONSE).expect("the response comes first");
     let mut data = 0;
     let mut fragments: Option<(u8, Vec<u8>)> = None;

@@ -1,6 +1,6 @@
 //! Settings from JSON: what does not fit is an error, and what fits says what the JSON said.
 
-use message_engin::broker::topology::{Plan, Role};
+use message_engin::broker::topology::{Role, Topology};
 use message_engin::config::{BrokerSettings, SocketSettings};
 use message_engin::connection::Handle;
 use serde_json::{Value as Json, json};
@@ -31,7 +31,7 @@ pub fn run(data: &[u8]) {
         assert_eq!(json!(settings.receive_queue), broker["receiveQueue"]);
         assert_eq!(json!(settings.client_properties), broker["clientProperties"]);
         for role in [Role::Gateway, Role::Worker] {
-            let plan = Plan::new(&settings, role, "unique");
+            let plan = Topology::new(&settings, role, "unique");
             assert_eq!(plan.prefetch, settings.prefetch);
         }
     }

@@ -1,6 +1,6 @@
 //! Properties and header tables from the wire.
 
-use message_engin::message::{CommonFields, Delivery, Headers, MessageId, Properties, Value};
+use message_engin::message::{Delivery, HeaderInterner, Headers, MessageId, Properties, Value};
 use serde::de::IgnoredAny;
 
 use crate::{Input, delivered, encoded};
@@ -62,7 +62,7 @@ fn check(delivery: &Delivery) {
 
 /// What is kept once for all who have it goes out as it would for one alone.
 fn check_sharing(written: &Properties, other: &Properties) {
-    let fields = CommonFields::default();
+    let fields = HeaderInterner::default();
     for properties in [written, other, written] {
         let shared = properties.with_content_type("any").sharing(&fields);
         let alone = properties.with_content_type("any");

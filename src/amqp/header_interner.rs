@@ -22,7 +22,7 @@ impl Field {
 }
 
 /// The fields that somebody has in common with somebody else. They go with the last who has them.
-pub struct CommonFields(Mutex<Fields>);
+pub struct HeaderInterner(Mutex<Fields>);
 
 struct Fields {
     /// By their hash.
@@ -34,9 +34,9 @@ struct Fields {
     tidy_at: usize,
 }
 
-impl Default for CommonFields {
+impl Default for HeaderInterner {
     fn default() -> Self {
-        CommonFields(Mutex::new(Fields {
+        HeaderInterner(Mutex::new(Fields {
             common: HashMap::new(),
             seen: vec![0; SEEN].into(),
             hasher: RandomState::new(),
@@ -45,7 +45,7 @@ impl Default for CommonFields {
     }
 }
 
-impl CommonFields {
+impl HeaderInterner {
     /// What stands for this field; None where it takes little room, or was not seen lately.
     pub(crate) fn find(&self, field: &[u8]) -> Option<Field> {
         if field.len() < WORTHWHILE {
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_field_is_kept_once_from_the_second_time_on() {
-        let fields = CommonFields::default();
+        let fields = HeaderInterner::default();
         let agent = b"\x0auser-agentS\0\0\0\x20a browser with a name of some length";
         assert!(fields.find(agent).is_none());
         let (second, third) = (fields.find(agent).unwrap(), fields.find(agent).unwrap());
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn what_nobody_has_any_more_is_let_go_of() {
-        let fields = CommonFields::default();
+        let fields = HeaderInterner::default();
         let kept = [fields.find(&[0; WORTHWHILE]), fields.find(&[0; WORTHWHILE])];
         for number in 1..100_000_u32 {
             let field = number.to_be_bytes().repeat(WORTHWHILE);

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::header_interner::{CommonFields, Field};
+use super::header_interner::{Field, HeaderInterner};
 use super::headers::Headers;
 use super::table;
 
@@ -48,7 +48,7 @@ impl Properties {
     }
 
     /// The same, with what others have too kept but once.
-    pub fn sharing(self, fields: &CommonFields) -> Self {
+    pub fn sharing(self, fields: &HeaderInterner) -> Self {
         Self::split(&self.encoded(), |field| fields.find(field))
     }
 
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn what_is_shared_goes_out_as_it_was() {
-        let fields = CommonFields::default();
+        let fields = HeaderInterner::default();
         let long = |letter: &str| letter.repeat(50);
         let (same, other) = (long("s"), long("o"));
         let headers = |own: &str| {

@@ -72,8 +72,8 @@ pub(crate) fn fields(encoded: &[u8]) -> Vec<Range<usize>> {
     let read = EncodedProperties::read(encoded);
     // The table ends where the rest begins.
     let end = encoded.len() - read.rest.len();
-    let mut reader = Reader(read.table);
-    let place = |reader: &Reader<'_>| end - reader.0.len();
+    let mut reader = FieldReader(read.table);
+    let place = |reader: &FieldReader<'_>| end - reader.0.len();
     let mut fields = Vec::new();
     loop {
         let start = place(&reader);
@@ -187,7 +187,7 @@ impl<'a> EncodedProperties<'a> {
     }
 
     fn try_read(bytes: &'a [u8]) -> Option<Self> {
-        let mut reader = Reader(bytes);
+        let mut reader = FieldReader(bytes);
         let flags = reader.u16()?;
         let content_type = if flags & CONTENT_TYPE != 0 { reader.short()? } else { b"" };
         if flags & CONTENT_ENCODING != 0 {
@@ -207,7 +207,7 @@ impl<'a> EncodedProperties<'a> {
         if self.flags & MESSAGE_ID == 0 {
             return None;
         }
-        let mut reader = Reader(self.rest);
+        let mut reader = FieldReader(self.rest);
         for octet in [DELIVERY_MODE, PRIORITY] {
             if self.flags & octet != 0 {
                 reader.u8()?;
@@ -233,7 +233,7 @@ impl<'a> EncodedProperties<'a> {
 
     /// Name and encoded value of each entry, up to the first that cannot be read.
     pub fn fields(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
-        let mut reader = Reader(self.table);
+        let mut reader = FieldReader(self.table);
         std::iter::from_fn(move || {
             let name = reader.short()?;
             let value = reader.0;
@@ -244,7 +244,7 @@ impl<'a> EncodedProperties<'a> {
 
     /// One header, found without building a table.
     pub fn header(&self, wanted: &str) -> Option<Value> {
-        let mut reader = Reader(self.table);
+        let mut reader = FieldReader(self.table);
         while let Some(name) = reader.short() {
             if name == wanted.as_bytes() {
                 return reader.value(0);
@@ -256,7 +256,7 @@ impl<'a> EncodedProperties<'a> {
 
     /// The text of a header that is text, which is what keys are; `None` for every other kind.
     pub fn text_header(&self, wanted: &str) -> Option<Cow<'a, str>> {
-        let mut reader = Reader(self.table);
+        let mut reader = FieldReader(self.table);
         while let Some(name) = reader.short() {
             if name == wanted.as_bytes() {
                 return if reader.u8()? == b'S' { Some(String::from_utf8_lossy(reader.long()?)) } else { None };
@@ -269,11 +269,11 @@ impl<'a> EncodedProperties<'a> {
     /// The headers, and whether these are all: one that is nested too deeply is left out, and so is one of an unknown type
     /// with those behind it, since its length is unknown.
     pub fn headers(&self) -> (Headers, bool) {
-        let mut reader = Reader(self.table);
+        let mut reader = FieldReader(self.table);
         let (mut headers, mut complete) = (Headers::default(), true);
         while !reader.0.is_empty() {
             let Some(name) = reader.short() else { return (headers, false) };
-            let value = Reader(reader.0).value(0);
+            let value = FieldReader(reader.0).value(0);
             if reader.skip_value().is_none() {
                 return (headers, false);
             }
@@ -288,7 +288,7 @@ impl<'a> EncodedProperties<'a> {
     /// Header JSON for JavaScript, written straight from the bytes where nothing needs a tag; and whether these are all.
     pub fn headers_json(&self) -> (String, bool) {
         let mut out = String::with_capacity(self.table.len() + 64);
-        if Reader(self.table).plain_json(&mut out).is_some() {
+        if FieldReader(self.table).plain_json(&mut out).is_some() {
             return (out, true);
         }
         let (headers, complete) = self.headers();
@@ -297,9 +297,9 @@ impl<'a> EncodedProperties<'a> {
 }
 
 /// A cursor over bytes from outside.
-struct Reader<'a>(&'a [u8]);
+struct FieldReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> FieldReader<'a> {
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
@@ -369,14 +369,14 @@ impl<'a> Reader<'a> {
             b'S' => Value::Text(String::from_utf8_lossy(self.long()?).into()),
             b'x' => Value::Bytes(Bytes::copy_from_slice(self.long()?)),
             b'A' => {
-                let mut items = Reader(self.long()?);
+                let mut items = FieldReader(self.long()?);
                 let mut array = Vec::new();
                 while !items.0.is_empty() {
                     array.push(items.value(depth + 1)?);
                 }
                 Value::Array(array)
             }
-            b'F' => Value::Table(Reader(self.long()?).entries(depth + 1)?),
+            b'F' => Value::Table(FieldReader(self.long()?).entries(depth + 1)?),
             _ => return None,
         })
     }

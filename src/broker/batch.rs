@@ -32,7 +32,7 @@ impl Batches {
 
     /// Waits for a batch and joins to it what waits behind it: fewer and larger steps for whoever works on them, and none
     /// is waited for.
-    pub async fn gather(&mut self) -> Option<Batch> {
+    pub async fn next_batch(&mut self) -> Option<Batch> {
         let ready = self.next.take().or_else(|| self.receiver.try_recv().ok());
         self.at_once = if ready.is_some() { self.at_once + 1 } else { 0 };
         if self.at_once > AT_ONCE {
@@ -179,7 +179,7 @@ mod tests {
         drop(sender);
         let mut batches = Batches::new(receiver);
         let mut seen = Vec::new();
-        while let Some(batch) = batches.gather().await {
+        while let Some(batch) = batches.next_batch().await {
             let tags: Vec<u64> = batch.deliveries.iter().map(|delivery| delivery.tag).collect();
             seen.push((tags[0], tags[tags.len() - 1]));
             batch.ack();

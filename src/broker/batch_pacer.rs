@@ -14,7 +14,7 @@ const LOAD: f64 = 8.0;
 const WINDOW: Duration = Duration::from_millis(4);
 
 /// Of one reader of deliveries.
-pub struct Pace {
+pub struct BatchPacer {
     /// When something was found last.
     last: Instant,
     since: Instant,
@@ -22,14 +22,14 @@ pub struct Pace {
     busy: bool,
 }
 
-impl Default for Pace {
+impl Default for BatchPacer {
     fn default() -> Self {
         let now = Instant::now();
-        Pace { last: now, since: now, counted: 0, busy: false }
+        BatchPacer { last: now, since: now, counted: 0, busy: false }
     }
 }
 
-impl Pace {
+impl BatchPacer {
     /// Waits until the next look is due.
     pub async fn pause(&self) {
         let due = self.last + INTERVAL;

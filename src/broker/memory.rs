@@ -1,6 +1,6 @@
 //! The embedded broker: exchanges, queues, competing consumers, prefetch and bounds inside one process.
 //!
-//! It is RabbitMQ's semantics for what [`Plan`] declares, so that a laptop, a test and a small installation see the same
+//! It is RabbitMQ's semantics for what [`Topology`] declares, so that a laptop, a test and a small installation see the same
 //! behaviour. Brokers are found by name, by every thread of the process.
 
 use std::collections::{HashMap, VecDeque};
@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::sync::{Notify, mpsc};
 
-use super::topology::{self, ExchangeKind, Plan, Routes};
+use super::topology::{self, ExchangeKind, Routes, Topology};
 use crate::broker::{Acker, Broker, Routed, Session, Settlement, next_session};
 use crate::error::{Error, Result};
-use crate::message::{Delivery, Envelope, Outgoing, Route};
+use crate::message::{Delivery, Envelope, OutboundMessage, Route};
 use crate::queue::byte_queue::Weight;
 
 /// Bytes in one queue beyond which publishers wait.
@@ -19,24 +19,24 @@ const QUEUE_LIMIT: usize = 16 * 1024 * 1024;
 
 pub struct MemoryBroker {
     name: String,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<BrokerState>>,
 }
 
 #[derive(Default)]
-struct State {
-    exchanges: HashMap<String, Exchange>,
-    queues: HashMap<String, Queue>,
+struct BrokerState {
+    exchanges: HashMap<String, MemoryExchange>,
+    queues: HashMap<String, MemoryQueue>,
     next_consumer: u64,
 }
 
-struct Exchange {
+struct MemoryExchange {
     kind: ExchangeKind,
     /// Routing key and queue name.
     bindings: Vec<(String, String)>,
 }
 
 #[derive(Default)]
-struct Queue {
+struct MemoryQueue {
     /// One gateway's own.
     private: bool,
     ready: VecDeque<Stored>,
@@ -52,9 +52,9 @@ struct Queue {
 struct Stored {
     /// Its place in the queue, which it keeps when it comes back.
     place: u64,
-    message: Outgoing,
+    message: OutboundMessage,
     /// Its publisher's.
-    plan: Arc<Plan>,
+    plan: Arc<Topology>,
     redelivered: bool,
 }
 
@@ -92,11 +92,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl MemoryBroker {
     /// The broker of that name; it lives as long as somebody is connected to it.
     pub fn named(name: &str) -> Self {
-        static BROKERS: OnceLock<Mutex<HashMap<String, Weak<Mutex<State>>>>> = OnceLock::new();
+        static BROKERS: OnceLock<Mutex<HashMap<String, Weak<Mutex<BrokerState>>>>> = OnceLock::new();
         let mut brokers = lock(BROKERS.get_or_init(Mutex::default));
         brokers.retain(|_, state| state.strong_count() > 0);
         let state = brokers.get(name).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let state = Arc::<Mutex<State>>::default();
+            let state = Arc::<Mutex<BrokerState>>::default();
             brokers.insert(name.to_owned(), Arc::downgrade(&state));
             state
         });
@@ -104,8 +104,8 @@ impl MemoryBroker {
     }
 }
 
-impl State {
-    fn declare(&mut self, declared: &topology::Queue) -> &mut Queue {
+impl BrokerState {
+    fn declare(&mut self, declared: &topology::Queue) -> &mut MemoryQueue {
         if let Some(exchange) = self.exchanges.get_mut(&declared.exchange) {
             let binding = (declared.binding_key.clone(), declared.name.clone());
             if !exchange.bindings.contains(&binding) {
@@ -121,12 +121,12 @@ impl State {
 impl Broker for MemoryBroker {
     type Session = MemorySession;
 
-    async fn connect(&self, plan: &Plan) -> Result<MemorySession> {
+    async fn connect(&self, plan: &Topology) -> Result<MemorySession> {
         let inbox = Arc::<Inbox>::default();
         let session = next_session();
         let mut state = lock(&self.state);
         for exchange in &plan.exchanges {
-            let fresh = || Exchange { kind: exchange.kind, bindings: Vec::new() };
+            let fresh = || MemoryExchange { kind: exchange.kind, bindings: Vec::new() };
             state.exchanges.entry(exchange.name.clone()).or_insert_with(fresh);
         }
         let mut consumers = Vec::new();
@@ -146,7 +146,7 @@ impl Broker for MemoryBroker {
             });
             consumers.push((queue.route, queue.name.clone(), id));
         }
-        for queue in &plan.targets {
+        for queue in &plan.publish_queues {
             state.declare(queue);
         }
         // What waited for a consumer.
@@ -166,7 +166,7 @@ impl Broker for MemoryBroker {
 }
 
 pub struct MemorySession {
-    plan: Arc<Plan>,
+    plan: Arc<Topology>,
     acker: Arc<MemoryAcker>,
     inbox: Arc<Inbox>,
     give_back: mpsc::UnboundedSender<Route>,
@@ -194,7 +194,7 @@ impl MemorySession {
     ///
     /// Statuses that nobody listens to must not hold up the messages behind them: of those the oldest are dropped. Answers
     /// how many.
-    fn route(&self, message: &Outgoing) -> std::result::Result<usize, Arc<Notify>> {
+    fn route(&self, message: &OutboundMessage) -> std::result::Result<usize, Arc<Notify>> {
         let (exchange_name, key) = self.plan.target(message.route);
         let mut state = lock(&self.acker.state);
         let Some(exchange) = state.exchanges.get(exchange_name) else { return Ok(0) };
@@ -229,13 +229,13 @@ impl MemorySession {
 
 impl Stored {
     fn envelope(&self) -> Envelope {
-        let Outgoing { route, properties, id, .. } = &self.message;
+        let OutboundMessage { route, properties, id, .. } = &self.message;
         let (exchange, routing_key) = self.plan.target(*route);
         Envelope::new(exchange, routing_key, |out| properties.write(out, &self.plan.unique, *id))
     }
 }
 
-impl Queue {
+impl MemoryQueue {
     /// Gives ready messages to consumers in turn, as far as their prefetch allows.
     fn dispatch(&mut self) {
         while !self.ready.is_empty() {
@@ -319,7 +319,7 @@ impl Queue {
 }
 
 impl Session for MemorySession {
-    async fn publish(&self, batch: &mut VecDeque<Outgoing>) -> Result<usize> {
+    async fn publish(&self, batch: &mut VecDeque<OutboundMessage>) -> Result<usize> {
         let mut dropped = 0;
         while let Some(message) = batch.front() {
             match self.route(message) {
@@ -344,7 +344,7 @@ impl Session for MemorySession {
         Ok(dropped)
     }
 
-    async fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> Result<Routed> {
+    async fn publish_if_routed(&self, batch: &mut VecDeque<OutboundMessage>) -> Result<Routed> {
         self.publish(batch).await.map(|_| Routed::Yes)
     }
 
@@ -357,7 +357,7 @@ impl Session for MemorySession {
         Ok(0)
     }
 
-    fn unsettled(&self) -> VecDeque<Outgoing> {
+    fn unsettled(&self) -> VecDeque<OutboundMessage> {
         VecDeque::new()
     }
 
@@ -408,7 +408,7 @@ impl Drop for MemorySession {
 
 struct MemoryAcker {
     session: u32,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<BrokerState>>,
     /// Route, queue and consumer id.
     consumers: Vec<(Route, String, u64)>,
 }
@@ -432,7 +432,7 @@ impl MemoryAcker {
 }
 
 impl MemoryAcker {
-    fn with(&self, route: Route, mut change: impl FnMut(&mut Queue, u64)) {
+    fn with(&self, route: Route, mut change: impl FnMut(&mut MemoryQueue, u64)) {
         let mut state = lock(&self.state);
         for (_, name, id) in self.consumers.iter().filter(|(of, ..)| *of == route) {
             if let Some(queue) = state.queues.get_mut(name) {

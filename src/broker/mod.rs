@@ -18,9 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::{Error, Result};
-use crate::message::{Delivery, Outgoing, Route};
+use crate::message::{Delivery, OutboundMessage, Route};
 pub use batch::{Batch, Batches};
-use topology::{Plan, Routes};
+use topology::{Routes, Topology};
 
 /// The original's largest frame. Larger ones gain nothing for messages of a browser's size.
 const FRAME_MAX: usize = 131_072;
@@ -31,7 +31,7 @@ pub trait Broker: Send + Sync + 'static {
     type Session: Session;
 
     /// Connects, declares what `plan` says and starts to consume what it names.
-    fn connect(&self, plan: &Plan) -> impl Future<Output = Result<Self::Session>> + Send;
+    fn connect(&self, plan: &Topology) -> impl Future<Output = Result<Self::Session>> + Send;
 
     /// For error texts; never with login or password.
     fn address(&self) -> String;
@@ -44,16 +44,16 @@ pub trait Session: Send + Sync + 'static {
     }
 
     /// Whether the broker can be handed this message at all.
-    fn fits(&self, message: &Outgoing) -> bool {
+    fn fits(&self, message: &OutboundMessage) -> bool {
         message.properties.header_size() <= self.header_limit()
     }
 
     /// Publishes in order and resolves when the broker has been handed all of it. After an error `batch` holds what was
     /// certainly not handed over. Answers how many messages, of this batch or before, the broker has refused for good.
-    fn publish(&self, batch: &mut VecDeque<Outgoing>) -> impl Future<Output = Result<usize>> + Send;
+    fn publish(&self, batch: &mut VecDeque<OutboundMessage>) -> impl Future<Output = Result<usize>> + Send;
 
     /// Publishes the one message in `batch` if the broker has a queue for it; otherwise leaves it there.
-    fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> impl Future<Output = Result<Routed>> + Send;
+    fn publish_if_routed(&self, batch: &mut VecDeque<OutboundMessage>) -> impl Future<Output = Result<Routed>> + Send;
 
     /// Resolves when something that was published has come back: `publish`, also of nothing, deals with it.
     fn returned(&self) -> impl Future<Output = ()> + Send;
@@ -62,7 +62,7 @@ pub trait Session: Send + Sync + 'static {
     fn settle(&self) -> impl Future<Output = Result<usize>> + Send;
 
     /// What was handed over and has not arrived for certain, in order; asked once the session is over.
-    fn unsettled(&self) -> VecDeque<Outgoing>;
+    fn unsettled(&self) -> VecDeque<OutboundMessage>;
 
     /// How many messages were refused and nobody has been answered of; asked once the session is over.
     fn refused(&self) -> usize {
@@ -77,7 +77,7 @@ pub trait Session: Send + Sync + 'static {
     /// Waits for a delivery, then appends what is ready, in order, `max` at the most.
     fn receive(&self, into: &mut Vec<Delivery>, max: usize) -> impl Future<Output = Result<()>> + Send;
 
-    /// Whether `receive` may be called at a [`Place`](crate::host::Place); it is called nowhere else then.
+    /// Whether `receive` may be called at a [`DeliveryExecutor`](crate::host::DeliveryExecutor); it is called nowhere else then.
     fn can_move(&self) -> bool {
         true
     }

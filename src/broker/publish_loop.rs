@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::supervisor::Counters;
-use super::wake_filter::Apart;
+use super::supervisor::ConnectionCounters;
+use super::wake_filter::WakeFiltered;
 use crate::broker::{Routed, Session};
 use crate::error::{Error, Result};
-use crate::host::LineEvents;
-use crate::message::Outgoing;
-use crate::queue::byte_queue::Buffer;
+use crate::host::ConnectionEvents;
+use crate::message::OutboundMessage;
+use crate::queue::byte_queue::ByteQueue;
 
 /// What is handed to the broker at once; also what a lost connection may take with it.
 const PUBLISH_BATCH: usize = 128;
@@ -25,17 +25,17 @@ const ROUTE_INTERVAL: Duration = Duration::from_millis(100);
 const BUSY: Duration = Duration::from_micros(250);
 
 /// Carries what waits in the buffer to a session.
-pub struct Carrier<'a, S> {
+pub struct PublishLoop<'a, S> {
     pub session: &'a S,
-    pub outgoing: &'a Buffer<Outgoing>,
-    pub counters: &'a Counters,
-    pub events: &'a dyn LineEvents,
+    pub outgoing: &'a ByteQueue<OutboundMessage>,
+    pub counters: &'a ConnectionCounters,
+    pub events: &'a dyn ConnectionEvents,
     /// At-least-once: messages are numbered, and a session remembers what it has taken.
-    pub reliable: bool,
+    pub at_least_once: bool,
     pub last_number: &'a mut u64,
 }
 
-impl<S: Session> Carrier<'_, S> {
+impl<S: Session> PublishLoop<'_, S> {
     /// Ends with Ok when the buffer is closed and empty, and what was in it has arrived. `others`: they declare the
     /// queues, and have had their time for it when this resolves.
     pub async fn run(mut self, others: Option<impl Future<Output = ()> + Send>) -> Result<()> {
@@ -46,13 +46,13 @@ impl<S: Session> Carrier<'_, S> {
         let mut batch = VecDeque::new();
         let mut wrote = None;
         let session = self.session;
-        let mut returned = Apart::new(session.returned());
+        let mut returned = WakeFiltered::new(session.returned());
         loop {
             let more = tokio::select! {
                 biased;
                 more = std::future::poll_fn(|cx| self.outgoing.poll_ready(cx)) => more,
                 () = &mut returned => {
-                    returned = Apart::new(session.returned());
+                    returned = WakeFiltered::new(session.returned());
                     let refused = session.publish(&mut batch).await?;
                     self.lose(refused);
                     continue;
@@ -92,7 +92,7 @@ impl<S: Session> Carrier<'_, S> {
 
     /// Before anything can be interrupted: what can never go out is lost now, and only once. Headers are checked when they
     /// are made; these are too large since the broker has agreed on smaller frames than before.
-    fn leave_out_unfit(&self, batch: &mut VecDeque<Outgoing>) {
+    fn leave_out_unfit(&self, batch: &mut VecDeque<OutboundMessage>) {
         batch.retain(|message| {
             let fits = self.session.fits(message);
             if !fits {
@@ -106,16 +106,16 @@ impl<S: Session> Carrier<'_, S> {
     }
 
     /// A message keeps the number that it went out with first.
-    fn number(&mut self, batch: &mut VecDeque<Outgoing>) {
-        for message in batch.iter_mut().filter(|_| self.reliable).filter(|message| message.id.number == 0) {
+    fn number(&mut self, batch: &mut VecDeque<OutboundMessage>) {
+        for message in batch.iter_mut().filter(|_| self.at_least_once).filter(|message| message.id.number == 0) {
             *self.last_number += 1;
             message.id.number = *self.last_number;
         }
     }
 
-    fn guard<'g>(&'g self, batch: &'g mut VecDeque<Outgoing>) -> PutBack<'g> {
-        let Carrier { outgoing, counters, reliable, .. } = self;
-        PutBack { count: batch.len(), batch, outgoing, counters, reliable: *reliable }
+    fn guard<'g>(&'g self, batch: &'g mut VecDeque<OutboundMessage>) -> PutBack<'g> {
+        let PublishLoop { outgoing, counters, at_least_once, .. } = self;
+        PutBack { count: batch.len(), batch, outgoing, counters, at_least_once: *at_least_once }
     }
 
     /// A broker that was away may have lost its queues, and the other side may not be back to declare them: what waits here
@@ -152,18 +152,18 @@ impl<S: Session> Carrier<'_, S> {
 /// not taken goes back to the front of the buffer.
 struct PutBack<'a> {
     count: usize,
-    batch: &'a mut VecDeque<Outgoing>,
-    outgoing: &'a Buffer<Outgoing>,
-    counters: &'a Counters,
+    batch: &'a mut VecDeque<OutboundMessage>,
+    outgoing: &'a ByteQueue<OutboundMessage>,
+    counters: &'a ConnectionCounters,
     /// The session remembers what it has taken.
-    reliable: bool,
+    at_least_once: bool,
 }
 
 impl Drop for PutBack<'_> {
     fn drop(&mut self) {
         if self.count > 0 {
             let taken = self.count - self.batch.len();
-            if self.reliable {
+            if self.at_least_once {
                 self.counters.publish(taken);
             } else {
                 self.counters.lost.fetch_add(taken as u64, Ordering::Relaxed);

@@ -13,16 +13,16 @@ use futures_util::future::{AbortHandle, abortable};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::batch_pacer::Pace;
-use super::publish_loop::Carrier;
-use super::topology::{Plan, Routes};
-use super::wake_filter::Apart;
+use super::batch_pacer::BatchPacer;
+use super::publish_loop::PublishLoop;
+use super::topology::{Routes, Topology};
+use super::wake_filter::WakeFiltered;
 use crate::broker::{Batch, Broker, Session, Settlement};
 use crate::config::{BackoffStrategy, BrokerSettings};
 use crate::error::{Error, Result};
-use crate::host::{LineEvents, Place};
-use crate::message::Outgoing;
-use crate::queue::byte_queue::Buffer;
+use crate::host::{ConnectionEvents, DeliveryExecutor};
+use crate::message::OutboundMessage;
+use crate::queue::byte_queue::ByteQueue;
 
 /// Deliveries that go on together. 64 are as good as 256 for the crossing into JavaScript, and hold nobody up.
 const RECEIVE_BATCH: usize = 64;
@@ -39,9 +39,9 @@ const MOST_PATIENCE: Duration = Duration::from_secs(5);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The end that gateways and clients hold.
-pub struct Line {
-    pub outgoing: Arc<Buffer<Outgoing>>,
-    pub counters: Arc<Counters>,
+pub struct ConnectionSupervisor {
+    pub outgoing: Arc<ByteQueue<OutboundMessage>>,
+    pub counters: Arc<ConnectionCounters>,
     header_limit: Arc<AtomicUsize>,
     stop: watch::Sender<Stop>,
     quiet: watch::Sender<bool>,
@@ -50,7 +50,7 @@ pub struct Line {
 }
 
 #[derive(Default)]
-pub struct Counters {
+pub struct ConnectionCounters {
     /// Below zero while something is back that is counted only at the end of its batch.
     published: AtomicI64,
     pub reconnects: AtomicU64,
@@ -58,7 +58,7 @@ pub struct Counters {
     pub lost: AtomicU64,
 }
 
-impl Counters {
+impl ConnectionCounters {
     pub fn published(&self) -> u64 {
         u64::try_from(self.published.load(Ordering::Relaxed)).unwrap_or(0)
     }
@@ -122,18 +122,18 @@ impl Backoff {
     }
 }
 
-impl Line {
+impl ConnectionSupervisor {
     /// Connects; an error here is final, since whoever calls has nothing yet that could be lost. Deliveries are received
-    /// at `place`, where the broker can do that.
+    /// at `executor`, where the broker can do that.
     pub async fn open<B: Broker>(
         broker: B,
-        plan: Plan,
+        plan: Topology,
         settings: &BrokerSettings,
-        events: Arc<dyn LineEvents>,
-        place: Option<Arc<dyn Place>>,
-    ) -> Result<(Line, mpsc::Receiver<Batch>)> {
-        let outgoing = Arc::new(Buffer::new(settings.buffer_size));
-        let counters = Arc::new(Counters::default());
+        events: Arc<dyn ConnectionEvents>,
+        executor: Option<Arc<dyn DeliveryExecutor>>,
+    ) -> Result<(ConnectionSupervisor, mpsc::Receiver<Batch>)> {
+        let outgoing = Arc::new(ByteQueue::new(settings.buffer_size));
+        let counters = Arc::new(ConnectionCounters::default());
         let header_limit = Arc::<AtomicUsize>::default();
         let (stop, stopped) = watch::channel(Stop::No);
         let (quiet, quieted) = watch::channel(false);
@@ -149,7 +149,7 @@ impl Line {
             counters: counters.clone(),
             header_limit: header_limit.clone(),
             events,
-            place,
+            executor,
             batches,
             stopped,
             quieted,
@@ -169,7 +169,9 @@ impl Line {
             end.send_replace(true);
         });
         match connected.await {
-            Ok(Ok(())) => Ok((Line { outgoing, counters, header_limit, stop, quiet, consumed, ended }, receiver)),
+            Ok(Ok(())) => {
+                Ok((ConnectionSupervisor { outgoing, counters, header_limit, stop, quiet, consumed, ended }, receiver))
+            }
             Ok(Err(error)) => Err(error),
             Err(_) => Err(Error::Closed { what: "connection" }),
         }
@@ -207,12 +209,12 @@ impl Line {
 
 struct Runner<B> {
     broker: B,
-    plan: Plan,
-    outgoing: Arc<Buffer<Outgoing>>,
-    counters: Arc<Counters>,
+    plan: Topology,
+    outgoing: Arc<ByteQueue<OutboundMessage>>,
+    counters: Arc<ConnectionCounters>,
     header_limit: Arc<AtomicUsize>,
-    events: Arc<dyn LineEvents>,
-    place: Option<Arc<dyn Place>>,
+    events: Arc<dyn ConnectionEvents>,
+    executor: Option<Arc<dyn DeliveryExecutor>>,
     batches: mpsc::Sender<Batch>,
     stopped: watch::Receiver<Stop>,
     /// No more deliveries are wanted.
@@ -326,23 +328,23 @@ impl<B: Broker> Runner<B> {
     /// Publishes and consumes until the connection is lost (Err) or a stop has been carried out (Ok).
     async fn serve(&mut self, session: &Arc<B::Session>, was_lost: bool) -> Result<()> {
         let mut stopped = self.stopped.clone();
-        let mut stop = Apart::new(async move {
+        let mut stop = WakeFiltered::new(async move {
             // The sender is dropped with the Line: that is a stop without patience.
             match stopped.wait_for(|stop| *stop != Stop::No).await.map(|stop| *stop) {
                 Ok(Stop::By(deadline)) => deadline,
                 _ => Instant::now(),
             }
         });
-        let carrier = Carrier {
+        let carrier = PublishLoop {
             session: &**session,
             outgoing: &self.outgoing,
             counters: &self.counters,
             events: &*self.events,
-            reliable: self.plan.is_reliable(),
+            at_least_once: self.plan.is_at_least_once(),
             last_number: &mut self.last_number,
         };
         // Who declares what it publishes to has nothing to wait for.
-        let others = was_lost && self.plan.targets.is_empty() && !self.plan.is_reliable();
+        let others = was_lost && self.plan.publish_queues.is_empty() && !self.plan.is_at_least_once();
         let (patience, mut stopping) = (self.backoff.all_are_back(), self.stopped.clone());
         let find_route = others.then_some(async move {
             tokio::select! {
@@ -350,13 +352,13 @@ impl<B: Broker> Runner<B> {
                 _ = stopping.wait_for(|stop| *stop != Stop::No) => (),
             }
         });
-        let mut publish = Apart::new(carrier.run(find_route));
+        let mut publish = WakeFiltered::new(carrier.run(find_route));
         let blocked = |reason: Option<&str>| {
             self.outgoing.hold(reason.is_some());
             self.events.blocked(reason);
         };
-        let mut lost = Apart::new(session.lost(blocked));
-        let place = self.place.as_deref().filter(|_| session.can_move());
+        let mut lost = WakeFiltered::new(session.lost(blocked));
+        let executor = self.executor.as_deref().filter(|_| session.can_move());
         let consumption = Consumption {
             session: session.clone(),
             batches: self.batches.clone(),
@@ -366,9 +368,9 @@ impl<B: Broker> Runner<B> {
             events: self.events.clone(),
         };
         let consume = consume(consumption);
-        let mut received = match place {
-            Some(place) => Apart::new(run_at(place, consume)),
-            None => Apart::new(consume),
+        let mut received = match executor {
+            Some(executor) => WakeFiltered::new(run_on(executor, consume)),
+            None => WakeFiltered::new(consume),
         };
         let stopping = tokio::select! {
             biased;
@@ -396,11 +398,14 @@ impl<B: Broker> Runner<B> {
 }
 
 /// Runs a task at a place for as long as this is waited for.
-async fn run_at<T: Send + 'static>(place: &dyn Place, task: impl Future<Output = T> + Send + 'static) -> T {
+async fn run_on<T: Send + 'static>(
+    executor: &dyn DeliveryExecutor,
+    task: impl Future<Output = T> + Send + 'static,
+) -> T {
     let (answer, answered) = oneshot::channel();
     let (task, abort) = abortable(task);
     let _abort = AbortOnDrop(abort);
-    place.spawn(Box::pin(async move {
+    executor.spawn(Box::pin(async move {
         if let Ok(result) = task.await {
             let _ = answer.send(result);
         }
@@ -427,7 +432,7 @@ struct Consumption<S> {
     quieted: watch::Receiver<bool>,
     wanted: watch::Receiver<Routes>,
     prefetch: u16,
-    events: Arc<dyn LineEvents>,
+    events: Arc<dyn ConnectionEvents>,
 }
 
 /// Has the session consume what is wanted. Ends with an error alone.
@@ -442,7 +447,7 @@ async fn follow<S: Session>(session: &S, mut wanted: watch::Receiver<Routes>) ->
 }
 
 /// Tells which queues the session has given back.
-async fn tell_given_back<S: Session>(session: &S, events: &dyn LineEvents) {
+async fn tell_given_back<S: Session>(session: &S, events: &dyn ConnectionEvents) {
     loop {
         events.given_back(session.given_back().await);
     }
@@ -455,19 +460,19 @@ async fn consume<S: Session>(consumption: Consumption<S>) -> Result<()> {
     if !wanted {
         session.stop_receiving().await?;
     }
-    let mut quiet = Apart::new(async move {
+    let mut quiet = WakeFiltered::new(async move {
         if quieted.wait_for(|quiet| *quiet).await.is_err() {
             std::future::pending().await
         }
     });
-    let mut followed = Apart::new(async {
+    let mut followed = WakeFiltered::new(async {
         tokio::select! {
             result = follow(&*session, routes) => result,
             () = tell_given_back(&*session, &*events) => Ok(()),
         }
     });
     let worthwhile = WORTHWHILE.min(usize::from(prefetch) / WORTHWHILE_PART);
-    let (mut pace, mut last) = (Pace::default(), 0);
+    let (mut pace, mut last) = (BatchPacer::default(), 0);
     loop {
         if last < worthwhile {
             pace.pause().await;

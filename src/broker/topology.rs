@@ -53,7 +53,7 @@ impl FromIterator<Route> for Routes {
     }
 }
 
-/// An exchange: not durable and deleted with its last binding, or durable and kept ([`Plan::is_reliable`]).
+/// An exchange: not durable and deleted with its last binding, or durable and kept ([`Topology::is_at_least_once`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exchange {
     pub route: Route,
@@ -75,7 +75,7 @@ pub struct Queue {
 
 /// All that one gateway or client declares, and what it consumes of that.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct Topology {
     pub role: Role,
     pub exchanges: Vec<Exchange>,
     /// Declared here, and consumed as far as `consumed` says.
@@ -83,7 +83,7 @@ pub struct Plan {
     /// What a new session consumes from the start.
     pub consumed: Routes,
     /// Declared here for others to consume, so that what is published has somewhere to wait.
-    pub targets: Vec<Queue>,
+    pub publish_queues: Vec<Queue>,
     /// Deliveries that may be unacknowledged on one channel.
     pub prefetch: u16,
     pub guarantee: Guarantee,
@@ -98,9 +98,9 @@ pub struct Plan {
     status_key: String,
 }
 
-impl Plan {
+impl Topology {
     /// `unique` is random, and the same for every connection of this process.
-    pub fn new(settings: &BrokerSettings, role: Role, unique: &str) -> Plan {
+    pub fn new(settings: &BrokerSettings, role: Role, unique: &str) -> Topology {
         let exchange = |route, name: &String, kind| Exchange { route, name: name.clone(), kind };
         let exchanges = vec![
             exchange(Route::Receive, &settings.receive_exchange, ExchangeKind::Direct),
@@ -125,16 +125,16 @@ impl Plan {
             shared(Route::Receive, &settings.receive_queue, &settings.receive_exchange),
             shared(Route::Status, &settings.status_queue, &settings.status_exchange),
         ];
-        let (queues, targets) = match role {
+        let (queues, publish_queues) = match role {
             Role::Gateway => (vec![own], common),
             Role::Worker => (common, Vec::new()),
         };
-        Plan {
+        Topology {
             role,
             exchanges,
             consumed: queues.iter().map(|queue| queue.route).collect(),
             queues,
-            targets,
+            publish_queues,
             guarantee: settings.delivery,
             queue_type: settings.queue_type,
             dead_letter_exchange: settings.dead_letter_exchange.clone(),
@@ -146,18 +146,18 @@ impl Plan {
         }
     }
 
-    pub fn with_consumed(self, consumed: Routes) -> Plan {
-        Plan { consumed, ..self }
+    pub fn with_consumed(self, consumed: Routes) -> Topology {
+        Topology { consumed, ..self }
     }
 
     /// At least once: durable, confirmed, acknowledged one by one.
-    pub fn is_reliable(&self) -> bool {
+    pub fn is_at_least_once(&self) -> bool {
         self.guarantee == Guarantee::AtLeastOnce
     }
 
     /// Whether the broker deletes a queue, with all that waits in it, when its last consumer goes (autoDelete).
     pub fn queue_ends_with_its_consumers(&self) -> bool {
-        !self.is_reliable()
+        !self.is_at_least_once()
     }
 
     /// Exchange name and routing key of what is published on `route`.

@@ -12,46 +12,46 @@ use std::task::{Context, Poll, Wake, Waker};
 use futures_util::task::AtomicWaker;
 
 /// A future with a waker of its own, for `select!`.
-pub struct Apart<'a, T> {
+pub struct WakeFiltered<'a, T> {
     future: Pin<Box<dyn Future<Output = T> + Send + 'a>>,
-    bell: Arc<Bell>,
+    flag: Arc<WakeFlag>,
     waker: Waker,
 }
 
-struct Bell {
-    rung: AtomicBool,
+struct WakeFlag {
+    woken: AtomicBool,
     task: AtomicWaker,
 }
 
-impl Wake for Bell {
+impl Wake for WakeFlag {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.rung.store(true, Ordering::Release);
+        self.woken.store(true, Ordering::Release);
         self.task.wake();
     }
 }
 
-impl<'a, T> Apart<'a, T> {
+impl<'a, T> WakeFiltered<'a, T> {
     pub fn new(future: impl Future<Output = T> + Send + 'a) -> Self {
         // It has to be polled once before anything can wake it.
-        let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: AtomicWaker::new() });
-        Apart { future: Box::pin(future), waker: bell.clone().into(), bell }
+        let flag = Arc::new(WakeFlag { woken: AtomicBool::new(true), task: AtomicWaker::new() });
+        WakeFiltered { future: Box::pin(future), waker: flag.clone().into(), flag }
     }
 }
 
-impl<T> Future for Apart<'_, T> {
+impl<T> Future for WakeFiltered<'_, T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         // First, so that no ring between the look and the registration is missed.
-        self.bell.task.register(cx.waker());
-        if !self.bell.rung.swap(false, Ordering::AcqRel) {
+        self.flag.task.register(cx.waker());
+        if !self.flag.woken.swap(false, Ordering::AcqRel) {
             return Poll::Pending;
         }
-        let Apart { future, waker, .. } = &mut *self;
+        let WakeFiltered { future, waker, .. } = &mut *self;
         future.as_mut().poll(&mut Context::from_waker(waker))
     }
 }
@@ -69,11 +69,11 @@ mod tests {
     #[tokio::test]
     async fn who_was_not_woken_is_not_polled() {
         let (quiet, loud) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let mut waiting = Apart::new(poll_fn(|_| {
+        let mut waiting = WakeFiltered::new(poll_fn(|_| {
             quiet.fetch_add(1, Ordering::Relaxed);
             Poll::<()>::Pending
         }));
-        let mut busy = Apart::new(poll_fn(|cx| {
+        let mut busy = WakeFiltered::new(poll_fn(|cx| {
             if loud.fetch_add(1, Ordering::Relaxed) == 100 {
                 return Poll::Ready(());
             }
@@ -91,7 +91,7 @@ mod tests {
     #[tokio::test]
     async fn a_wake_from_elsewhere_reaches_the_task_that_polls_it_now() {
         let (sender, receiver) = oneshot::channel();
-        let mut apart = Apart::new(receiver);
+        let mut apart = WakeFiltered::new(receiver);
         assert!((&mut apart).now_or_never().is_none());
         // Another task than the one that polled it first.
         let (first, second) = tokio::join!(tokio::spawn(apart), async { sender.send(7) });

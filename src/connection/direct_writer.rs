@@ -7,11 +7,11 @@ use bytes::{Buf, Bytes};
 
 use super::socket_buffer::gather;
 use super::tcp::TryWrite;
-use crate::queue::byte_queue::Buffer;
+use crate::queue::byte_queue::ByteQueue;
 use crate::websocket::frame_encoder::Frame;
 
 #[derive(Default)]
-pub(super) struct Aside {
+pub(super) struct DirectWriter {
     /// None of a socket that only the connection's own task can write to.
     pub socket: Option<Arc<dyn TryWrite>>,
     /// Nothing that the task has begun, or is about to say, has to go out first.
@@ -20,9 +20,9 @@ pub(super) struct Aside {
     pub rest: Bytes,
 }
 
-impl Aside {
+impl DirectWriter {
     /// Sends what waits, in as few writes as can be. False where something is left to the task.
-    pub fn send(&mut self, outbox: &Buffer<Frame>) -> bool {
+    pub fn send(&mut self, outbox: &ByteQueue<Frame>) -> bool {
         let Some(socket) = self.socket.as_ref().filter(|_| self.free) else { return false };
         // Whatever may be wrong with the socket, its task will meet with it too.
         let write = |bytes: &[u8]| socket.try_write(bytes).unwrap_or(0);

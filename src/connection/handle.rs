@@ -7,10 +7,10 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
-use super::direct_writer::Aside;
+use super::direct_writer::DirectWriter;
 use crate::config::SocketSettings;
-use crate::queue::byte_queue::{Buffer, Refused, Weight};
-use crate::websocket::close_reason::{GOING_AWAY, Order, TOO_SLOW};
+use crate::queue::byte_queue::{ByteQueue, Refused, Weight};
+use crate::websocket::close_reason::{CloseReason, GOING_AWAY, TOO_SLOW};
 use crate::websocket::frame_encoder::Frame;
 
 /// How long, and up to how many times `maxBackpressure`, a burst may wait for a connection.
@@ -19,13 +19,13 @@ const BURST_SIZE: usize = 4;
 
 /// What the rest of the gateway holds of a connection.
 pub struct Handle {
-    pub(super) outbox: Buffer<Frame>,
-    aside: Mutex<Aside>,
+    pub(super) outbox: ByteQueue<Frame>,
+    aside: Mutex<DirectWriter>,
     /// Bytes that may wait for longer than a moment.
     limit: usize,
     /// Since when more has waited.
     above: Mutex<Option<Instant>>,
-    order: Mutex<Option<Order>>,
+    order: Mutex<Option<CloseReason>>,
     /// Wakes the connection's task for an order while it waits for the socket and not for frames.
     ordered: AtomicWaker,
 }
@@ -34,7 +34,7 @@ impl Handle {
     pub fn new(settings: &SocketSettings) -> Arc<Handle> {
         let limit = settings.max_backpressure;
         Arc::new(Handle {
-            outbox: Buffer::new(limit),
+            outbox: ByteQueue::new(limit),
             aside: Mutex::default(),
             limit,
             above: Mutex::new(None),
@@ -78,7 +78,7 @@ impl Handle {
     }
 
     /// While this is held only the connection's own task writes to the socket.
-    pub(super) fn aside(&self) -> MutexGuard<'_, Aside> {
+    pub(super) fn aside(&self) -> MutexGuard<'_, DirectWriter> {
         self.aside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -115,18 +115,18 @@ impl Handle {
     }
 
     /// Sends what waits, then a close frame. The first order counts.
-    pub fn close(&self, order: Order) {
+    pub fn close(&self, order: CloseReason) {
         self.order.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(order);
         self.outbox.close();
         self.ordered.wake();
     }
 
-    pub(super) fn poll_order(&self, cx: &mut Context<'_>) -> Poll<Order> {
+    pub(super) fn poll_order(&self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         self.ordered.register(cx.waker());
         self.order.lock().unwrap_or_else(PoisonError::into_inner).map_or(Poll::Pending, Poll::Ready)
     }
 
-    pub(super) fn order(&self) -> Order {
+    pub(super) fn order(&self) -> CloseReason {
         self.order.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(GOING_AWAY)
     }
 }

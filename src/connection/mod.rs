@@ -22,18 +22,18 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::config::{RatePolicy, SocketSettings};
 use crate::message::Content;
-pub use crate::websocket::close_reason::Ended;
+pub use crate::websocket::close_reason::CloseStatus;
 use crate::websocket::close_reason::TOO_SLOW;
-pub use crate::websocket::close_reason::{GOING_AWAY, Order, REPLACED, RESTARTING};
-use crate::websocket::frame_decoder::{Event, Inbound};
+pub use crate::websocket::close_reason::{CloseReason, GOING_AWAY, REPLACED, RESTARTING};
+use crate::websocket::frame_decoder::{Event, FrameDecoder};
 pub use crate::websocket::frame_encoder::Frame;
-use direct_writer::Aside;
+use direct_writer::DirectWriter;
 pub use handle::Handle;
 use send_progress::Progress;
 pub use send_progress::SendQueue;
-use socket_buffer::{Chunk, Lean};
+use socket_buffer::{Chunk, SocketBuffer};
 pub use tcp::{Stream, Tcp};
-use token_bucket::Allowance;
+use token_bucket::TokenBucket;
 
 /// Reads, and messages, taken from one socket before others get their turn.
 const READ_BUDGET: usize = 4;
@@ -52,7 +52,7 @@ const LINGER_BYTES: usize = 1024 * 1024;
 /// Keepalive that never comes.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
 /// The messages come faster than `messageRate`.
-const TOO_FAST: Order = Order { code: 1008, reason: "More messages than messageRate allows" };
+const TOO_FAST: CloseReason = CloseReason { code: 1008, reason: "More messages than messageRate allows" };
 
 /// Where a connection's messages go.
 pub trait Sink: Send {
@@ -62,9 +62,9 @@ pub trait Sink: Send {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
-pub struct Peer<S> {
-    stream: Lean<S>,
-    inbound: Inbound,
+pub struct Connection<S> {
+    stream: SocketBuffer<S>,
+    inbound: FrameDecoder,
     /// Control frames to go out before any data.
     control: Vec<u8>,
     /// The message whose fragments go out.
@@ -75,7 +75,7 @@ pub struct Peer<S> {
     /// The socket is not read for want of room: silence says nothing about the browser.
     held: bool,
     /// Where `messageRate` is set.
-    allowance: Option<Box<Allowance>>,
+    allowance: Option<Box<TokenBucket>>,
     /// When `messageRate` lets the socket be read again.
     resume: Option<Instant>,
     /// Bytes read since we said that it ends.
@@ -92,11 +92,11 @@ pub struct Peer<S> {
 enum Phase {
     Open,
     /// We close it: what waits still goes out, until then, and our close frame after.
-    Leaving(Order, Instant),
+    Leaving(CloseReason, Instant),
     /// The peer has broken the protocol: answers to its earlier messages go out until then, and our close frame after.
-    Parting(Box<Farewell>, Instant),
+    Parting(Box<PendingClose>, Instant),
     /// Our close frame goes out; theirs has to come by then.
-    Closing(Order, Instant),
+    Closing(CloseReason, Instant),
     /// The close handshake is complete, but for what `linger` still sends.
     Over,
     /// There is nobody to say anything to.
@@ -104,17 +104,17 @@ enum Phase {
 }
 
 /// The end that the other side brought about.
-struct Farewell {
-    ended: Ended,
+struct PendingClose {
+    ended: CloseStatus,
     /// Our close frame.
     answer: Vec<u8>,
     /// Whether the peer has broken the protocol.
     violation: bool,
 }
 
-impl Farewell {
+impl PendingClose {
     /// A close frame is answered with the same code and reason.
-    fn answer(frame: Option<(u16, String)>) -> Farewell {
+    fn answer(frame: Option<(u16, String)>) -> PendingClose {
         let mut answer = Vec::new();
         match &frame {
             Some((code, reason)) => crate::websocket::frame_encoder::write_close(&mut answer, *code, reason),
@@ -122,35 +122,35 @@ impl Farewell {
                 crate::websocket::frame_encoder::write_control(&mut answer, crate::websocket::frame_encoder::CLOSE, b"")
             }
         }
-        Farewell { ended: Ended::closed(frame.as_ref()), answer, violation: false }
+        PendingClose { ended: CloseStatus::closed(frame.as_ref()), answer, violation: false }
     }
 }
 
-impl From<Order> for Farewell {
-    fn from(order: Order) -> Farewell {
+impl From<CloseReason> for PendingClose {
+    fn from(order: CloseReason) -> PendingClose {
         let mut answer = Vec::new();
         crate::websocket::frame_encoder::write_order(&mut answer, order);
-        Farewell { ended: order.into(), answer, violation: matches!(order.code, 1002 | 1007) }
+        PendingClose { ended: order.into(), answer, violation: matches!(order.code, 1002 | 1007) }
     }
 }
 
-impl<S> Drop for Peer<S> {
+impl<S> Drop for Connection<S> {
     fn drop(&mut self) {
         // However it ends, nobody holds its socket any more.
-        *self.handle.aside() = Aside::default();
+        *self.handle.aside() = DirectWriter::default();
     }
 }
 
-impl<S: Stream> Peer<S> {
-    /// Takes a stream on which the HTTP upgrade request has been read: writes `response`, then speaks WebSocket. `early`
+impl<S: Stream> Connection<S> {
+    /// Takes a stream on which the HTTP upgrade request has been read: writes `response`, then speaks WebSocket. `head`
     /// is what came behind the request.
     pub async fn open(
         mut stream: S,
         response: Vec<u8>,
-        early: Vec<u8>,
+        head: Vec<u8>,
         handle: Arc<Handle>,
         settings: Arc<SocketSettings>,
-    ) -> Option<Peer<S>> {
+    ) -> Option<Connection<S>> {
         let patience = Duration::from_millis(settings.close_timeout);
         let answer = async {
             stream.write_all(&response).await?;
@@ -162,13 +162,13 @@ impl<S: Stream> Peer<S> {
         let now = Instant::now();
         let first = now + Duration::from_millis(settings.keepalive_interval);
         handle.aside().socket = stream.shared();
-        Some(Peer {
-            stream: Lean::new(stream, early),
-            inbound: Inbound::new(settings.max_received_frame_size, settings.max_received_message_size),
+        Some(Connection {
+            stream: SocketBuffer::new(stream, head),
+            inbound: FrameDecoder::new(settings.max_received_frame_size, settings.max_received_message_size),
             control: Vec::new(),
             outgoing: None,
             handle,
-            allowance: settings.message_rate.as_ref().map(|rate| Box::new(Allowance::new(rate, now))),
+            allowance: settings.message_rate.as_ref().map(|rate| Box::new(TokenBucket::new(rate, now))),
             settings,
             phase: Phase::Open,
             held: false,
@@ -183,7 +183,7 @@ impl<S: Stream> Peer<S> {
     }
 
     /// Carries messages both ways until the connection ends. Says why it did, and how many frames were left behind.
-    pub async fn run(&mut self, sink: &mut impl Sink) -> (Ended, usize) {
+    pub async fn run(&mut self, sink: &mut impl Sink) -> (CloseStatus, usize) {
         let ended = poll_fn(|cx| self.poll(cx, sink)).await;
         // The rest of a frame that another thread began has to go out before our close frame.
         let rest = std::mem::take(&mut *self.handle.aside()).rest;
@@ -201,7 +201,7 @@ impl<S: Stream> Peer<S> {
             return;
         }
         let patience = Duration::from_millis(self.settings.close_timeout);
-        let Peer { stream, control, .. } = &mut self;
+        let Connection { stream, control, .. } = &mut self;
         let mut last = (!control.is_empty()).then(|| std::mem::take(control).into());
         let _ = timeout(patience, async {
             poll_fn(|cx| stream.poll_send(cx, || last.take())).await.ok()?;
@@ -218,14 +218,14 @@ impl<S: Stream> Peer<S> {
         .await;
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, sink: &mut impl Sink) -> Poll<Ended> {
+    fn poll(&mut self, cx: &mut Context<'_>, sink: &mut impl Sink) -> Poll<CloseStatus> {
         match self.poll_read(cx, sink).and_then(|()| self.poll_write(cx)) {
             Ok(()) => self.poll_timer(cx),
             Err(ended) => Poll::Ready(ended),
         }
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, sink: &mut impl Sink) -> Result<(), Ended> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, sink: &mut impl Sink) -> Result<(), CloseStatus> {
         let mut budget = MESSAGE_BUDGET;
         for _ in 0..READ_BUDGET {
             if budget == 0 {
@@ -265,7 +265,7 @@ impl<S: Stream> Peer<S> {
         sink: &mut impl Sink,
         chunk: &mut Chunk,
         budget: &mut usize,
-    ) -> Option<Farewell> {
+    ) -> Option<PendingClose> {
         let mut input = chunk.bytes();
         let farewell = loop {
             match self.inbound.next(&mut input) {
@@ -283,7 +283,7 @@ impl<S: Stream> Peer<S> {
                 }
                 Ok(Some(Event::Ping(payload))) => self.pong(&payload),
                 Ok(Some(Event::Pong)) => (),
-                Ok(Some(Event::Close(frame))) => break Some(Farewell::answer(frame)),
+                Ok(Some(Event::Close(frame))) => break Some(PendingClose::answer(frame)),
                 Err(order) => break Some(order.into()),
             }
         };
@@ -344,7 +344,7 @@ impl<S: Stream> Peer<S> {
         }
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), CloseStatus> {
         let handle = self.handle.clone();
         let mut aside = handle.aside();
         aside.free = false;
@@ -357,9 +357,9 @@ impl<S: Stream> Peer<S> {
         Ok(())
     }
 
-    fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+    fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Result<(), CloseStatus> {
         loop {
-            let Peer { stream, control, outgoing, handle, .. } = self;
+            let Connection { stream, control, outgoing, handle, .. } = self;
             let outbox = &handle.outbox;
             let open = matches!(self.phase, Phase::Open | Phase::Leaving(..) | Phase::Parting(..));
             let sent = stream.poll_send(cx, || {
@@ -401,7 +401,7 @@ impl<S: Stream> Peer<S> {
     }
 
     /// The socket is full when the order comes: what waits goes out first, where it may.
-    fn leave(&mut self, cx: &mut Context<'_>, order: Order) -> Result<(), Ended> {
+    fn leave(&mut self, cx: &mut Context<'_>, order: CloseReason) -> Result<(), CloseStatus> {
         if order == TOO_SLOW || !matches!(self.phase, Phase::Open) {
             return self.obey(cx, order);
         }
@@ -411,7 +411,7 @@ impl<S: Stream> Peer<S> {
     }
 
     /// Nothing more goes out but a close frame.
-    fn obey(&mut self, cx: &mut Context<'_>, order: Order) -> Result<(), Ended> {
+    fn obey(&mut self, cx: &mut Context<'_>, order: CloseReason) -> Result<(), CloseStatus> {
         if let Phase::Parting(..) = self.phase {
             return Err(self.over());
         }
@@ -424,7 +424,7 @@ impl<S: Stream> Peer<S> {
 
     /// The other side has ended it: nothing more is read. The connection ends at once, and `linger` sends our close frame,
     /// so that its status waits for no socket that is full.
-    fn part(&mut self, farewell: Farewell) -> Result<(), Ended> {
+    fn part(&mut self, farewell: PendingClose) -> Result<(), CloseStatus> {
         let until = match self.taken {
             Some(taken) if farewell.violation => taken + VIOLATION_GRACE,
             _ => self.heard,
@@ -445,7 +445,7 @@ impl<S: Stream> Peer<S> {
     }
 
     /// One timer a connection, for whatever comes first; data only moves `heard`, never the timer.
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<CloseStatus> {
         while self.timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
             let next = match &self.phase {
@@ -469,7 +469,7 @@ impl<S: Stream> Peer<S> {
     }
 
     /// The timer of an open connection; returns when to look again.
-    fn look(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Instant, Ended> {
+    fn look(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Instant, CloseStatus> {
         let next = self.keep_alive(cx, now)?;
         match self.resume {
             Some(resume) if now < resume => Ok(next.min(resume)),
@@ -484,7 +484,7 @@ impl<S: Stream> Peer<S> {
 
     /// Pings after `keepaliveInterval` of silence, gives up after `keepaliveGracePeriod` more. What the peer takes counts as
     /// much as what it sends: a ping behind a large message on a slow line cannot be answered before that has arrived.
-    fn keep_alive(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Instant, Ended> {
+    fn keep_alive(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Instant, CloseStatus> {
         let settings = self.settings.clone();
         let interval = Duration::from_millis(settings.keepalive_interval);
         if !settings.keepalive || settings.use_native_keepalive {
@@ -506,7 +506,7 @@ impl<S: Stream> Peer<S> {
                 return Ok(until.min(soon));
             }
             self.phase = Phase::Gone;
-            return Err(Ended::silent());
+            return Err(CloseStatus::silent());
         }
         let due = self.heard + interval;
         if now < due {
@@ -519,23 +519,23 @@ impl<S: Stream> Peer<S> {
     }
 
     /// The close handshake is complete.
-    fn over(&mut self) -> Ended {
+    fn over(&mut self) -> CloseStatus {
         self.end(Phase::Over)
     }
 
     /// The other side is gone, or does not do its part of the close handshake.
-    fn lost(&mut self) -> Ended {
+    fn lost(&mut self) -> CloseStatus {
         self.end(Phase::Gone)
     }
 
-    fn end(&mut self, phase: Phase) -> Ended {
+    fn end(&mut self, phase: Phase) -> CloseStatus {
         match std::mem::replace(&mut self.phase, phase) {
             Phase::Parting(farewell, _) => {
                 self.control.extend_from_slice(&farewell.answer);
                 farewell.ended
             }
             Phase::Leaving(order, _) | Phase::Closing(order, _) => order.into(),
-            Phase::Open | Phase::Over | Phase::Gone => Ended::dropped(),
+            Phase::Open | Phase::Over | Phase::Gone => CloseStatus::dropped(),
         }
     }
 }

@@ -11,7 +11,7 @@
 //! Acknowledgements of a short queue do not count: the peer's kernel, or a proxy, sends them for a process that hangs or a
 //! browser that is gone, and small messages would keep it for ever.
 
-use super::socket_buffer::Lean;
+use super::socket_buffer::SocketBuffer;
 use super::tcp::Stream;
 
 /// A queue of less than this is on its way in any case, and arrives within the grace period on any usable line.
@@ -38,7 +38,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub fn of<S: Stream>(stream: &Lean<S>) -> Progress {
+    pub fn of<S: Stream>(stream: &SocketBuffer<S>) -> Progress {
         let queue = stream.stream().send_queue().unwrap_or_default();
         Progress {
             written: stream.written(),

@@ -21,7 +21,7 @@ thread_local! {
     static GATHER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(SHARED));
 }
 
-pub struct Lean<S> {
+pub struct SocketBuffer<S> {
     stream: S,
     unread: Chunk,
     unsent: Bytes,
@@ -52,10 +52,10 @@ impl Chunk {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Lean<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> SocketBuffer<S> {
     /// `unread` has come before.
     pub fn new(stream: S, unread: Vec<u8>) -> Self {
-        Lean { stream, unread: Chunk::new(unread), unsent: Bytes::new(), written: 0 }
+        SocketBuffer { stream, unread: Chunk::new(unread), unsent: Bytes::new(), written: 0 }
     }
 
     /// What is there to be read; None at its end.
@@ -132,7 +132,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Lean<S> {
                 more = piece.is_some();
                 piece
             };
-            let Lean { stream, written: total, .. } = self;
+            let SocketBuffer { stream, written: total, .. } = self;
             self.unsent = gather(&first, &second, next, |bytes| {
                 let written = match Pin::new(stream).poll_write(cx, bytes) {
                     Poll::Ready(Ok(0)) if !bytes.is_empty() => return Err(io::ErrorKind::WriteZero.into()),
@@ -212,7 +212,7 @@ mod tests {
             let mut pieces: VecDeque<Bytes> = sizes.iter().enumerate().map(piece).collect();
             let expected: Vec<u8> = pieces.iter().flatten().copied().collect();
             let sending = tokio::spawn(async move {
-                let mut lean = Lean::new(ours, Vec::new());
+                let mut lean = SocketBuffer::new(ours, Vec::new());
                 poll_fn(|cx| lean.poll_send(cx, || pieces.pop_front())).await.unwrap();
             });
             let mut got = Vec::new();
@@ -228,7 +228,7 @@ mod tests {
         let bytes: Vec<u8> = (0..80_000_u32).map(|number| number as u8).collect();
         theirs.write_all(&bytes[10_000..]).await.unwrap();
         drop(theirs);
-        let mut lean = Lean::new(ours, bytes[..10_000].to_vec());
+        let mut lean = SocketBuffer::new(ours, bytes[..10_000].to_vec());
         let mut got = Vec::new();
         while let Some(mut chunk) = poll_fn(|cx| lean.poll_chunk(cx)).await.unwrap() {
             let now = chunk.bytes().len().min(777);

@@ -8,15 +8,15 @@ use crate::config::MessageRate;
 
 /// What may come at this moment. May be less than nothing: a message passes as a whole, and what it took beyond the
 /// allowance has to come back before the next one.
-pub struct Allowance {
+pub struct TokenBucket {
     messages: f64,
     bytes: f64,
     counted: Instant,
 }
 
-impl Allowance {
-    pub fn new(rate: &MessageRate, now: Instant) -> Allowance {
-        Allowance { messages: most(rate, rate.messages), bytes: most(rate, rate.bytes), counted: now }
+impl TokenBucket {
+    pub fn new(rate: &MessageRate, now: Instant) -> TokenBucket {
+        TokenBucket { messages: most(rate, rate.messages), bytes: most(rate, rate.bytes), counted: now }
     }
 
     /// How long until the next message may come; None when it may come now.
@@ -58,7 +58,7 @@ mod tests {
     fn count(rate: &MessageRate, bytes: usize, seconds: f64) -> u32 {
         let began = Instant::now();
         let mut now = began;
-        let mut allowance = Allowance::new(rate, now);
+        let mut allowance = TokenBucket::new(rate, now);
         let mut count = 0;
         loop {
             match allowance.wait(rate, now) {
@@ -93,7 +93,7 @@ mod tests {
     fn a_message_larger_than_the_burst_passes_and_is_paid_for() {
         let rate = rate(None, Some(100.0), 1.0);
         let now = Instant::now();
-        let mut allowance = Allowance::new(&rate, now);
+        let mut allowance = TokenBucket::new(&rate, now);
         assert_eq!(allowance.wait(&rate, now), None);
         allowance.take(1100);
         let wait = allowance.wait(&rate, now).unwrap().as_secs_f64();
@@ -112,7 +112,7 @@ mod tests {
     fn silence_saves_up_no_more_than_the_burst() {
         let rate = rate(Some(10.0), None, 1.0);
         let now = Instant::now();
-        let mut allowance = Allowance::new(&rate, now);
+        let mut allowance = TokenBucket::new(&rate, now);
         let later = now + Duration::from_secs(3600);
         let passed = std::iter::from_fn(|| allowance.wait(&rate, later).is_none().then(|| allowance.take(1))).count();
         assert_eq!(passed, 10);

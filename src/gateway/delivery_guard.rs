@@ -10,14 +10,14 @@ use crate::broker::{Acker, Settlement};
 use crate::message::{Delivery, MessageId, Route};
 
 /// Goes with a message to all that it is for. When the last of them has let go of it, the delivery is done.
-pub struct Receipt {
+pub struct DeliveryGuard {
     acker: Arc<dyn Acker>,
     route: Route,
     tag: u64,
     settled: AtomicBool,
 }
 
-impl Receipt {
+impl DeliveryGuard {
     fn settle(&self) {
         if !self.settled.swap(true, Ordering::Relaxed) {
             self.acker.settle(self.route, self.tag, Settlement::Done);
@@ -25,13 +25,13 @@ impl Receipt {
     }
 }
 
-impl Drop for Receipt {
+impl Drop for DeliveryGuard {
     fn drop(&mut self) {
         self.settle();
     }
 }
 
-impl fmt::Debug for Receipt {
+impl fmt::Debug for DeliveryGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Receipt({})", self.tag)
     }
@@ -42,19 +42,19 @@ impl fmt::Debug for Receipt {
 /// The broker gives no more than the prefetch until something is done, and a connection that is slow must not use that up
 /// for all: the oldest beyond `limit` count as done, which with a limit of 0 is each at once. The connection still has
 /// their messages.
-pub struct Receipts {
-    out: VecDeque<Weak<Receipt>>,
+pub struct DeliveryGuards {
+    out: VecDeque<Weak<DeliveryGuard>>,
     limit: usize,
 }
 
-impl Receipts {
+impl DeliveryGuards {
     pub fn new(limit: usize) -> Self {
-        Receipts { out: VecDeque::new(), limit }
+        DeliveryGuards { out: VecDeque::new(), limit }
     }
 
-    pub fn give(&mut self, acker: &Arc<dyn Acker>, delivery: &Delivery) -> Arc<Receipt> {
+    pub fn give(&mut self, acker: &Arc<dyn Acker>, delivery: &Delivery) -> Arc<DeliveryGuard> {
         let settled = AtomicBool::new(false);
-        let receipt = Receipt { acker: acker.clone(), route: delivery.route, tag: delivery.tag, settled };
+        let receipt = DeliveryGuard { acker: acker.clone(), route: delivery.route, tag: delivery.tag, settled };
         let receipt = Arc::new(receipt);
         self.out.push_back(Arc::downgrade(&receipt));
         while self.out.len() > self.limit || self.out.front().is_some_and(|oldest| oldest.strong_count() == 0) {
@@ -77,14 +77,14 @@ const ADDED_BY_QUEUES: [&[u8]; 2] = [b"x-delivery-count", b"x-acquired-count"];
 /// Only a message that the broker redelivers or that its publisher has marked as published again is looked up. Other
 /// programs may give one id to many messages, an order's number for example, and none of them may be taken for another.
 #[derive(Default)]
-pub struct Recent {
+pub struct DedupWindow {
     hasher: RandomState,
     /// By identity: whether the first copy was a marked one.
     known: HashMap<u64, bool>,
     order: VecDeque<u64>,
 }
 
-impl Recent {
+impl DedupWindow {
     /// Whether the message was handed out before; it is remembered now. One without an id is always new.
     pub fn is_duplicate(&mut self, delivery: &Delivery) -> bool {
         let id = delivery.message_id();
@@ -177,7 +177,7 @@ mod tests {
     fn a_delivery_is_done_when_the_last_has_let_go_or_when_too_many_are_out() {
         let told = Arc::<Told>::default();
         let acker: Arc<dyn Acker> = told.clone();
-        let mut receipts = Receipts::new(3);
+        let mut receipts = DeliveryGuards::new(3);
         let first = receipts.give(&acker, &delivery(1));
         let shared = first.clone();
         drop(first);
@@ -191,14 +191,14 @@ mod tests {
     fn where_none_may_be_out_a_delivery_is_done_at_once() {
         let told = Arc::<Told>::default();
         let acker: Arc<dyn Acker> = told.clone();
-        let _kept = Receipts::new(0).give(&acker, &delivery(1));
+        let _kept = DeliveryGuards::new(0).give(&acker, &delivery(1));
         assert_eq!(*told.0.lock().unwrap(), [1]);
     }
 
     #[test]
     fn only_what_is_redelivered_or_marked_is_a_duplicate() {
         for id in ["order-7", "0123456789abcdef01234567-7"] {
-            let mut recent = Recent::default();
+            let mut recent = DedupWindow::default();
             let message = foreign(id, "{}", "1");
             assert!(!recent.is_duplicate(&redelivered(&message)), "the first copy");
             assert!(!recent.is_duplicate(&message), "the same id, published as another message");
@@ -209,14 +209,14 @@ mod tests {
 
     #[test]
     fn an_original_behind_its_marked_copy_is_a_duplicate() {
-        let mut recent = Recent::default();
+        let mut recent = DedupWindow::default();
         let message = foreign("0123456789abcdef01234567-7", "{}", "1");
         assert!(!recent.is_duplicate(&marked(&message)) && recent.is_duplicate(&message));
     }
 
     #[test]
     fn a_redelivered_message_with_the_id_of_another_is_new() {
-        let mut recent = Recent::default();
+        let mut recent = DedupWindow::default();
         let first = foreign("order-7", r#"{"to":"a","n":1}"#, "1");
         assert!(!recent.is_duplicate(&first));
         for other in [foreign("order-7", r#"{"to":"a","n":1}"#, "2"), foreign("order-7", r#"{"to":"b","n":1}"#, "1")] {
@@ -228,13 +228,13 @@ mod tests {
 
     #[test]
     fn a_message_without_an_id_is_never_a_duplicate() {
-        let mut recent = Recent::default();
+        let mut recent = DedupWindow::default();
         assert!((0..2).all(|_| !recent.is_duplicate(&redelivered(&delivery(1)))));
     }
 
     #[test]
     fn the_oldest_are_forgotten() {
-        let mut recent = Recent::default();
+        let mut recent = DedupWindow::default();
         let numbered = |number: usize| foreign(&format!("{number}-7"), "{}", "");
         for number in 0..=REMEMBERED {
             assert!(!recent.is_duplicate(&numbered(number)));

@@ -7,12 +7,12 @@ use std::sync::atomic::Ordering;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
-use super::delivery_guard::{Receipts, Recent};
+use super::delivery_guard::{DedupWindow, DeliveryGuards};
 use crate::broker::{Acker, Batch, Batches, Settlement};
 use crate::config::SlowConsumer;
 use crate::connection::{Frame, Handle};
 use crate::error::Error;
-use crate::gateway::{KeySource, Shared};
+use crate::gateway::{GatewayShared, KeySource};
 use crate::host::{Keys, MessageKeys};
 use crate::message::Delivery;
 use crate::queue::byte_queue::Refused;
@@ -20,22 +20,22 @@ use crate::queue::byte_queue::Refused;
 /// Connections that are written to in one go.
 const AT_ONCE: usize = 128;
 /// What a batch may wait in all for connections whose outbox is full, before they are cut off.
-const MOMENT: Duration = Duration::from_millis(20);
+const SLOW_CONSUMER_GRACE: Duration = Duration::from_millis(20);
 
 /// Hands what the broker delivers to the connections that it is for, in order.
-pub(super) async fn deliver(shared: Arc<Shared>, mut batches: Batches) {
-    let mut handing = Handing::new(&shared);
+pub(super) async fn deliver(shared: Arc<GatewayShared>, mut batches: Batches) {
+    let mut handing = Dispatcher::new(&shared);
     match &shared.keys {
         KeySource::Asked(keys) => ask_and_deliver(&mut handing, keys, batches).await,
         KeySource::Declared(template) => {
-            while let Some(mut batch) = batches.gather().await {
+            while let Some(mut batch) = batches.next_batch().await {
                 handing.begin(&mut batch);
                 for delivery in &batch.deliveries {
                     let keys = template.keys(delivery);
                     handing.send(delivery, keys.iter().map(|key| &**key)).await;
                 }
                 handing.flush();
-                if shared.reliable.is_none() {
+                if shared.at_least_once.is_none() {
                     batch.ack();
                 }
             }
@@ -44,46 +44,57 @@ pub(super) async fn deliver(shared: Arc<Shared>, mut batches: Batches) {
 }
 
 /// One question at a time: what comes meanwhile makes the next one larger, and a crossing costs much more than a message.
-async fn ask_and_deliver(handing: &mut Handing<'_>, keys: &Mutex<Option<Arc<dyn MessageKeys>>>, mut batches: Batches) {
-    while let Some(mut batch) = batches.gather().await {
+async fn ask_and_deliver(
+    handing: &mut Dispatcher<'_>,
+    keys: &Mutex<Option<Arc<dyn MessageKeys>>>,
+    mut batches: Batches,
+) {
+    while let Some(mut batch) = batches.next_batch().await {
         let asked = keys.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(asked) = asked else { return };
         handing.begin(&mut batch);
         let (deliveries, ack) = batch.share();
         match asked.keys(deliveries.clone()).await {
-            Ok(keys) => handing.hand_out(&deliveries, keys).await,
+            Ok(keys) => handing.dispatch(&deliveries, keys).await,
             Err(Error::Closed { .. }) => return,
             // JavaScript is there and could not answer: lost for this batch, and told there.
             Err(_) => deliveries.iter().for_each(|delivery| handing.done(delivery)),
         }
-        if handing.shared.reliable.is_none() {
+        if handing.shared.at_least_once.is_none() {
             ack(&deliveries);
         }
     }
 }
 
 /// Hands messages to connections.
-struct Handing<'a> {
-    shared: &'a Shared,
-    receipts: Receipts,
-    recent: Recent,
+struct Dispatcher<'a> {
+    shared: &'a GatewayShared,
+    receipts: DeliveryGuards,
+    recent: DedupWindow,
     acker: Option<Arc<dyn Acker>>,
     /// Connections for which frames are queued.
     queued: Vec<Arc<Handle>>,
     /// What a batch may still wait in all for connections whose outbox is full.
-    moment: Duration,
+    slow_consumer_grace: Duration,
 }
 
-impl<'a> Handing<'a> {
-    fn new(shared: &'a Shared) -> Self {
-        let receipts = Receipts::new(shared.reliable.unwrap_or(0) / 2);
-        Handing { shared, receipts, recent: Recent::default(), acker: None, queued: Vec::new(), moment: MOMENT }
+impl<'a> Dispatcher<'a> {
+    fn new(shared: &'a GatewayShared) -> Self {
+        let receipts = DeliveryGuards::new(shared.at_least_once.unwrap_or(0) / 2);
+        Dispatcher {
+            shared,
+            receipts,
+            recent: DedupWindow::default(),
+            acker: None,
+            queued: Vec::new(),
+            slow_consumer_grace: SLOW_CONSUMER_GRACE,
+        }
     }
 
     /// With at-least-once, takes out of the batch what was handed out before.
     fn begin(&mut self, batch: &mut Batch) {
-        self.moment = MOMENT;
-        if self.shared.reliable.is_none() {
+        self.slow_consumer_grace = SLOW_CONSUMER_GRACE;
+        if self.shared.at_least_once.is_none() {
             return;
         }
         self.acker = batch.acker().cloned();
@@ -103,7 +114,7 @@ impl<'a> Handing<'a> {
         self.acker.iter().for_each(|acker| acker.settle_own(delivery, Settlement::Done));
     }
 
-    async fn hand_out(&mut self, deliveries: &[Delivery], keys: Vec<Keys>) {
+    async fn dispatch(&mut self, deliveries: &[Delivery], keys: Vec<Keys>) {
         for (delivery, keys) in deliveries.iter().zip(keys) {
             match keys {
                 Keys::None => self.send(delivery, std::iter::empty()).await,
@@ -169,7 +180,7 @@ impl<'a> Handing<'a> {
         for (peer, frame) in full {
             let sent = match shared.socket.slow_consumer {
                 SlowConsumer::Close => {
-                    self.wait_a_moment(&peer, &frame).await;
+                    self.wait_for_room(&peer, &frame).await;
                     match peer.send(frame.clone()) {
                         Ok(()) => true,
                         Err(Refused::Full(_)) => {
@@ -192,9 +203,9 @@ impl<'a> Handing<'a> {
         }
     }
 
-    async fn wait_a_moment(&mut self, peer: &Handle, frame: &Frame) {
+    async fn wait_for_room(&mut self, peer: &Handle, frame: &Frame) {
         let began = Instant::now();
-        let _ = timeout(self.moment, peer.room_for(frame)).await;
-        self.moment = self.moment.saturating_sub(began.elapsed());
+        let _ = timeout(self.slow_consumer_grace, peer.room_for(frame)).await;
+        self.slow_consumer_grace = self.slow_consumer_grace.saturating_sub(began.elapsed());
     }
 }

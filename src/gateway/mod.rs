@@ -15,16 +15,16 @@ use tokio::time::{Instant, timeout};
 
 use crate::broker::memory::MemoryBroker;
 use crate::broker::rabbitmq::AmqpBroker;
-use crate::broker::supervisor::Line;
-use crate::broker::topology::{Plan, Role};
+use crate::broker::supervisor::ConnectionSupervisor;
+use crate::broker::topology::{Role, Topology};
 use crate::broker::{Batches, Broker};
 use crate::config::{BrokerKind, BrokerSettings, SocketSettings};
-use crate::connection::{Ended, GOING_AWAY, Handle, Peer, REPLACED, RESTARTING, Sink, Stream};
+use crate::connection::{CloseStatus, Connection, GOING_AWAY, Handle, REPLACED, RESTARTING, Sink, Stream};
 use crate::error::Result;
 use crate::gateway::hub::Hub;
-use crate::host::{LineEvents, MessageKeys, Place, spawn_at};
+use crate::host::{ConnectionEvents, DeliveryExecutor, MessageKeys, spawn_on};
 use crate::message::key_template::KeyTemplate;
-use crate::message::{CommonFields, Content, Headers, JSON, OCTETS, Outgoing, Properties, Route, status_body};
+use crate::message::{Content, HeaderInterner, Headers, JSON, OCTETS, OutboundMessage, Properties, Route, status_body};
 
 /// The answer to a connection that found no room for its status: the broker is away, and its buffer is full.
 const OVERLOADED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\
@@ -37,21 +37,21 @@ const PUBLISH_PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]
 pub struct Gateway {
-    shared: Arc<Shared>,
+    shared: Arc<GatewayShared>,
 }
 
-struct Shared {
+struct GatewayShared {
     hub: Hub<Handle>,
     socket: Arc<SocketSettings>,
-    line: Line,
-    fields: CommonFields,
-    counters: Counters,
+    line: ConnectionSupervisor,
+    fields: HeaderInterner,
+    counters: GatewayCounters,
     closing: AtomicBool,
     /// Connections whose tasks run, including those that are closing.
     running: watch::Sender<usize>,
     keys: KeySource,
     /// With at-least-once: how many deliveries may be out and not acknowledged.
-    reliable: Option<usize>,
+    at_least_once: Option<usize>,
 }
 
 /// Who says which connections a message is for.
@@ -67,16 +67,16 @@ impl KeySource {
     }
 
     /// Where the work on deliveries costs least.
-    fn place(&self) -> Option<Arc<dyn Place>> {
+    fn executor(&self) -> Option<Arc<dyn DeliveryExecutor>> {
         match self {
-            KeySource::Asked(keys) => keys.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.place(),
+            KeySource::Asked(keys) => keys.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.executor(),
             KeySource::Declared(_) => None,
         }
     }
 }
 
 #[derive(Default)]
-struct Counters {
+struct GatewayCounters {
     accepted: AtomicU64,
     received: AtomicU64,
     received_bytes: AtomicU64,
@@ -109,7 +109,7 @@ pub struct Stats {
 }
 
 /// A connection that keyFn has named.
-pub struct Arrival {
+pub struct AcceptedUpgrade {
     pub key: Box<str>,
     /// The value that keyFn returned, as JSON.
     pub key_json: Box<str>,
@@ -117,7 +117,7 @@ pub struct Arrival {
     /// The whole HTTP response with status 101.
     pub response: Vec<u8>,
     /// What came behind the upgrade request.
-    pub early: Vec<u8>,
+    pub head: Vec<u8>,
 }
 
 impl Gateway {
@@ -126,12 +126,12 @@ impl Gateway {
         settings: BrokerSettings,
         socket: SocketSettings,
         unique: &str,
-        events: Arc<dyn LineEvents>,
+        events: Arc<dyn ConnectionEvents>,
         keys: KeySource,
     ) -> Result<Gateway> {
         match settings.kind {
             BrokerKind::Amqp => {
-                let broker = AmqpBroker::new(settings.clone(), keys.place())?;
+                let broker = AmqpBroker::new(settings.clone(), keys.executor())?;
                 Gateway::start_on(broker, settings, socket, unique, events, keys).await
             }
             BrokerKind::Memory => {
@@ -147,34 +147,34 @@ impl Gateway {
         settings: BrokerSettings,
         socket: SocketSettings,
         unique: &str,
-        events: Arc<dyn LineEvents>,
+        events: Arc<dyn ConnectionEvents>,
         keys: KeySource,
     ) -> Result<Gateway> {
-        let plan = Plan::new(&settings, Role::Gateway, unique);
-        let reliable = plan.is_reliable().then_some(usize::from(settings.prefetch));
-        let place = keys.place();
-        let (line, batches) = Line::open(broker, plan, &settings, events, place.clone()).await?;
-        let shared = Arc::new(Shared {
+        let plan = Topology::new(&settings, Role::Gateway, unique);
+        let at_least_once = plan.is_at_least_once().then_some(usize::from(settings.prefetch));
+        let executor = keys.executor();
+        let (line, batches) = ConnectionSupervisor::open(broker, plan, &settings, events, executor.clone()).await?;
+        let shared = Arc::new(GatewayShared {
             hub: Hub::default(),
             socket: Arc::new(socket),
             line,
-            fields: CommonFields::default(),
-            counters: Counters::default(),
+            fields: HeaderInterner::default(),
+            counters: GatewayCounters::default(),
             closing: AtomicBool::new(false),
             running: watch::Sender::new(0),
             keys,
-            reliable,
+            at_least_once,
         });
-        spawn_at(place, dispatcher::deliver(shared.clone(), Batches::new(batches)));
+        spawn_on(executor, dispatcher::deliver(shared.clone(), Batches::new(batches)));
         Ok(Gateway { shared })
     }
 
     /// Takes over a connection; runs on a task of its own. Must be called within the runtime.
-    pub fn accept<S: Stream + 'static>(&self, stream: S, arrival: Arrival) {
+    pub fn accept<S: Stream + 'static>(&self, stream: S, arrival: AcceptedUpgrade) {
         let shared = self.shared.clone();
         shared.running.send_modify(|count| *count += 1);
         tokio::spawn(async move {
-            let running = Running(shared.clone());
+            let running = RunningGuard(shared.clone());
             serve(shared, stream, arrival).await;
             drop(running);
         });
@@ -217,13 +217,13 @@ impl Gateway {
 
     /// Bytes of the content header that messages of a connection with these headers have, at most.
     pub fn header_size(&self, headers: &Headers) -> usize {
-        let Shared { socket, reliable, .. } = &*self.shared;
+        let GatewayShared { socket, at_least_once, .. } = &*self.shared;
         let content_type = if socket.binary { OCTETS } else { JSON };
-        Properties::tracked_if(reliable.is_some(), content_type, headers).header_size()
+        Properties::tracked_if(at_least_once.is_some(), content_type, headers).header_size()
     }
 
     pub fn stats(&self) -> Stats {
-        let Shared { hub, line, counters, .. } = &*self.shared;
+        let GatewayShared { hub, line, counters, .. } = &*self.shared;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
             connections: hub.len() as u64,
@@ -244,12 +244,12 @@ impl Gateway {
     }
 }
 
-impl Shared {
-    fn publish_status(&self, key_json: &str, properties: &Arc<Properties>, reason: Option<&Ended>) {
+impl GatewayShared {
+    fn publish_status(&self, key_json: &str, properties: &Arc<Properties>, reason: Option<&CloseStatus>) {
         let reason = reason.map(|ended| (ended.code, ended.description.as_str()));
         let body = status_body(key_json, reason);
         // Under the hub's lock nothing can wait. Two for each connection are the most, and a connection waited for room.
-        self.line.outgoing.force_push(Outgoing::new(Route::Status, properties.clone(), body));
+        self.line.outgoing.force_push(OutboundMessage::new(Route::Status, properties.clone(), body));
     }
 
     fn let_go(&self) {
@@ -260,16 +260,16 @@ impl Shared {
 }
 
 /// Counts a connection's task, however it ends.
-struct Running(Arc<Shared>);
+struct RunningGuard(Arc<GatewayShared>);
 
-impl Drop for Running {
+impl Drop for RunningGuard {
     fn drop(&mut self) {
         self.0.running.send_modify(|count| *count -= 1);
     }
 }
 
 /// The life of one connection. What is needed only at its start is let go of before it is waited for: there are many.
-async fn serve<S: Stream>(shared: Arc<Shared>, mut stream: S, arrival: Arrival) {
+async fn serve<S: Stream>(shared: Arc<GatewayShared>, mut stream: S, arrival: AcceptedUpgrade) {
     let patience = Duration::from_millis(shared.socket.close_timeout);
     if Box::pin(timeout(patience, shared.line.outgoing.room())).await.is_err() {
         // Whoever waited longer would only come back, and hold one socket more each time.
@@ -282,8 +282,8 @@ async fn serve<S: Stream>(shared: Arc<Shared>, mut stream: S, arrival: Arrival) 
         let _ = Box::pin(timeout(patience, refuse)).await;
         return;
     }
-    let Arrival { key, key_json, headers, response, early } = arrival;
-    let properties = Properties::tracked_if(shared.reliable.is_some(), JSON, &headers).sharing(&shared.fields);
+    let AcceptedUpgrade { key, key_json, headers, response, head } = arrival;
+    let properties = Properties::tracked_if(shared.at_least_once.is_some(), JSON, &headers).sharing(&shared.fields);
     let properties = Arc::new(properties);
     drop(headers);
     let handle = Handle::new(&shared.socket);
@@ -297,14 +297,14 @@ async fn serve<S: Stream>(shared: Arc<Shared>, mut stream: S, arrival: Arrival) 
     shared.counters.accepted.fetch_add(1, Ordering::Relaxed);
 
     // The beginning and the end of a connection are boxed: their state would lie in every idle one otherwise.
-    let opened = Box::pin(Peer::open(stream, response, early, handle.clone(), shared.socket.clone())).await;
-    let leave = |ended: Ended| {
+    let opened = Box::pin(Connection::open(stream, response, head, handle.clone(), shared.socket.clone())).await;
+    let leave = |ended: CloseStatus| {
         let left = || shared.publish_status(&key_json, &properties, Some(&ended));
         shared.hub.leave(&key, &handle, left);
     };
     let Some(mut peer) = opened else {
         let description = "TCP connection lost before handshake completed.".into();
-        return leave(Ended { code: 1006, description });
+        return leave(CloseStatus { code: 1006, description });
     };
     let mut publisher = Publisher { shared: &shared, json: properties.clone(), octets: None, waiting: None };
     let (ended, unsent) = peer.run(&mut publisher).await;
@@ -319,11 +319,11 @@ async fn serve<S: Stream>(shared: Arc<Shared>, mut stream: S, arrival: Arrival) 
 
 /// One connection's messages on their way to the broker.
 struct Publisher<'a> {
-    shared: &'a Shared,
+    shared: &'a GatewayShared,
     json: Arc<Properties>,
     octets: Option<Arc<Properties>>,
     /// Read, but found no room yet.
-    waiting: Option<Outgoing>,
+    waiting: Option<OutboundMessage>,
 }
 
 impl Publisher<'_> {
@@ -348,7 +348,7 @@ impl Sink for Publisher<'_> {
         };
         counters.received.fetch_add(1, Ordering::Relaxed);
         counters.received_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        self.waiting = Some(Outgoing::new(Route::Receive, properties, bytes));
+        self.waiting = Some(OutboundMessage::new(Route::Receive, properties, bytes));
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -356,7 +356,7 @@ impl Sink for Publisher<'_> {
     }
 }
 
-impl Counters {
+impl GatewayCounters {
     /// Frames that were counted as sent and stayed behind.
     fn count_unsent(&self, frames: usize) {
         self.sent.fetch_sub(frames as u64, Ordering::Relaxed);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use crate::amqp::header_interner::CommonFields;
+pub use crate::amqp::header_interner::HeaderInterner;
 pub use crate::amqp::headers::{Headers, Value, write_hex, write_json_text};
 pub use crate::amqp::properties::{MessageId, Properties};
 use crate::queue::byte_queue::Weight;
@@ -38,23 +38,23 @@ pub enum Route {
 
 /// A message on its way to the broker.
 #[derive(Clone)]
-pub struct Outgoing {
+pub struct OutboundMessage {
     pub route: Route,
     pub properties: Arc<Properties>,
     pub body: Bytes,
     pub id: MessageId,
 }
 
-impl Outgoing {
+impl OutboundMessage {
     pub fn new(route: Route, properties: Arc<Properties>, body: Bytes) -> Self {
-        Outgoing { route, properties, body, id: MessageId::default() }
+        OutboundMessage { route, properties, body, id: MessageId::default() }
     }
 }
 
 /// Bytes that a message takes in a queue beside its own, measured.
 const SLOT: usize = 192;
 
-impl Weight for Outgoing {
+impl Weight for OutboundMessage {
     fn weight(&self) -> usize {
         // The messages of a connection share its properties, which its statuses stand for here; those of a worker may have
         // properties of their own each.

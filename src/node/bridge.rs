@@ -28,16 +28,16 @@ pub(super) type Output = JsFunction<OutputArgs, ()>;
 /// One end of the bridge, for JavaScript.
 #[napi]
 pub struct Bridge {
-    shared: Arc<Shared>,
+    shared: Arc<BridgeShared>,
 }
 
-struct Shared {
+struct BridgeShared {
     id: u32,
-    state: Mutex<State>,
+    state: Mutex<BridgeState>,
 }
 
 #[derive(Default)]
-struct State {
+struct BridgeState {
     /// Let go of with the stream: JavaScript's end of the bridge lives until it is collected, and this function keeps the
     /// process alive.
     output: Option<Arc<Output>>,
@@ -58,12 +58,12 @@ struct State {
     writer: Option<Waker>,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl BridgeShared {
+    fn lock(&self) -> MutexGuard<'_, BridgeState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, state: &State, what: &str, bytes: Option<Vec<u8>>) {
+    fn tell(&self, state: &BridgeState, what: &str, bytes: Option<Vec<u8>>) {
         if let Some(output) = &state.output {
             let (id, what) = (self.id, what.to_owned());
             output.tell(move || FnArgs::from((id, what, bytes.map(Into::into))));
@@ -71,7 +71,7 @@ impl Shared {
     }
 
     /// Hands all that is to be written to JavaScript, in one call.
-    fn pass_on(&self, state: &mut State) {
+    fn pass_on(&self, state: &mut BridgeState) {
         if !state.outbound.is_empty() && !state.closed {
             let bytes = std::mem::take(&mut state.outbound);
             state.in_flight += bytes.len();
@@ -140,8 +140,8 @@ impl Bridge {
 
 impl Bridge {
     pub(super) fn new(id: u32, output: Arc<Output>) -> (Bridge, BridgeStream) {
-        let state = State { output: Some(output), ..State::default() };
-        let shared = Arc::new(Shared { id, state: Mutex::new(state) });
+        let state = BridgeState { output: Some(output), ..BridgeState::default() };
+        let shared = Arc::new(BridgeShared { id, state: Mutex::new(state) });
         (Bridge { shared: shared.clone() }, BridgeStream { shared })
     }
 }
@@ -154,7 +154,7 @@ fn wake(waker: Option<Waker>) {
 
 /// The other end, for a peer.
 pub(super) struct BridgeStream {
-    shared: Arc<Shared>,
+    shared: Arc<BridgeShared>,
 }
 
 impl Stream for BridgeStream {

@@ -10,10 +10,10 @@ use tokio::sync::oneshot;
 use super::delivery_codec::{BatchArgs, Dictionary};
 use super::js_functions::{Functions, JsFunction};
 use super::key_result::KeyAnswer;
-use super::uv::executor::place;
+use super::uv::executor::executor;
 use crate::error::Error as CoreError;
-use crate::host::{Heard, Keys, LineEvents, Listeners, MessageKeys, Place};
-use crate::message::{Delivery, OCTETS, Outgoing, Route, write_hex, write_json_text};
+use crate::host::{ConnectionEvents, DeliveryExecutor, Keys, ListenerOutcome, Listeners, MessageKeys};
+use crate::message::{Delivery, OCTETS, OutboundMessage, Route, write_hex, write_json_text};
 
 const GONE: CoreError = CoreError::Closed { what: "JavaScript environment" };
 
@@ -49,8 +49,8 @@ impl<Answer: FromNapiValue + Send + 'static> BatchFunction<Answer> {
         Box::pin(async move { answered.await.unwrap_or(Err(GONE)) })
     }
 
-    fn place(&self) -> Option<Arc<dyn Place>> {
-        self.function.event_loop().map(place)
+    fn executor(&self) -> Option<Arc<dyn DeliveryExecutor>> {
+        self.function.event_loop().map(executor)
     }
 }
 
@@ -71,8 +71,8 @@ impl MessageKeys for KeyFunction {
         Box::pin(self.0.ask(batch).map_ok(|KeyAnswer(keys)| keys))
     }
 
-    fn place(&self) -> Option<Arc<dyn Place>> {
-        self.0.place()
+    fn executor(&self) -> Option<Arc<dyn DeliveryExecutor>> {
+        self.0.executor()
     }
 }
 
@@ -92,19 +92,19 @@ impl ListenerFunction {
 }
 
 impl Listeners for ListenerFunction {
-    fn deliver(&self, batch: Arc<[Delivery]>) -> BoxFuture<'static, std::result::Result<Heard, CoreError>> {
+    fn deliver(&self, batch: Arc<[Delivery]>) -> BoxFuture<'static, std::result::Result<ListenerOutcome, CoreError>> {
         let answer = self.0.ask(batch);
         Box::pin(async move {
             match answer.await? {
-                Some(true) => Ok(Heard::All),
-                Some(false) => Ok(Heard::EachForItself),
+                Some(true) => Ok(ListenerOutcome::All),
+                Some(false) => Ok(ListenerOutcome::EachForItself),
                 None => Err(CoreError::Closed { what: "client" }),
             }
         })
     }
 
-    fn place(&self) -> Option<Arc<dyn Place>> {
-        self.0.place()
+    fn executor(&self) -> Option<Arc<dyn DeliveryExecutor>> {
+        self.0.executor()
     }
 }
 
@@ -130,7 +130,7 @@ fn error_json(error: &CoreError) -> String {
     out
 }
 
-impl LineEvents for EventFunction {
+impl ConnectionEvents for EventFunction {
     fn reconnecting(&self, attempt: u32, delay_ms: u64, error: &CoreError) {
         let error = error_json(error);
         self.tell("reconnecting", format!("{{\"attempt\":{attempt},\"delay\":{delay_ms},\"error\":{error}}}"));
@@ -159,7 +159,7 @@ impl LineEvents for EventFunction {
         self.tell("lost", format!("{{\"count\":{count},\"error\":{}}}", error_json(error)));
     }
 
-    fn undeliverable(&self, message: &Outgoing, error: &CoreError) {
+    fn undeliverable(&self, message: &OutboundMessage, error: &CoreError) {
         let (content_type, headers) = message.properties.decoded();
         let mut details = format!("{{\"error\":{},\"contentType\":", error_json(error));
         write_json_text(&mut details, &content_type);

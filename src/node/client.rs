@@ -9,18 +9,18 @@ use napi_derive::napi;
 
 use super::callbacks::{EventFunction, HeardAnswer, ListenerFunction};
 use super::delivery_codec::{BatchArgs, Dictionary, outgoing_properties};
-use super::environment::Owner;
+use super::environment::EnvCleanup;
 use crate::broker::Settlement;
 use crate::broker::topology::Routes;
 use crate::config::{BrokerSettings, Guarantee};
-use crate::message::{Headers, Outgoing, Properties, Route};
+use crate::message::{Headers, OutboundMessage, Properties, Route};
 use crate::node::{runtime, settings, to_js};
 use crate::worker::{Sent, Worker};
 
 #[napi]
 pub struct NativeClient {
     worker: Worker,
-    owner: Arc<Owner>,
+    owner: Arc<EnvCleanup>,
     known: Mutex<Known>,
     dictionary: Arc<Dictionary>,
     /// Messages are persistent and have ids.
@@ -103,7 +103,7 @@ pub fn start_client<'env>(
     let broker: BrokerSettings = settings(&broker)?;
     let tracked = broker.delivery == Guarantee::AtLeastOnce;
     let dictionary = Arc::new(Dictionary::returning());
-    let (owner, functions) = Owner::open(env)?;
+    let (owner, functions) = EnvCleanup::open(env)?;
     let listeners = Arc::new(ListenerFunction::new(&functions, &deliver, dictionary.clone())?);
     let event = Arc::new(EventFunction::new(&functions, &event)?);
     let (deferred, promise) = env.create_deferred()?;
@@ -139,7 +139,7 @@ impl NativeClient {
                 Either::A(text) => text.into(),
                 Either::B(octets) => bytes::Bytes::copy_from_slice(&octets),
             };
-            Ok(Outgoing::new(Route::Message, properties, body))
+            Ok(OutboundMessage::new(Route::Message, properties, body))
         };
         let messages = bodies.into_iter().zip(headers).map(understand).collect::<Result<Vec<_>>>()?;
         Ok(match self.worker.send_all(messages) {

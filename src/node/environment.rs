@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use napi::bindgen_prelude::*;
 use napi::sys;
 
-use super::js_functions::{Functions, Shared};
+use super::js_functions::{Functions, FunctionsShared};
 use super::uv::executor::EventLoop;
 use crate::node::{check_status, runtime};
 
@@ -23,7 +23,7 @@ struct Environment {
     /// The address of its napi_env.
     address: usize,
     event_loop: Option<Arc<EventLoop>>,
-    open: RefCell<Vec<Arc<Owner>>>,
+    open: RefCell<Vec<Arc<EnvCleanup>>>,
 }
 
 impl Environment {
@@ -71,10 +71,10 @@ unsafe extern "C" fn on_cleanup(env: *mut c_void) {
 }
 
 /// What one gateway or client has of its environment, and the end of the gateway or client when the environment ends first.
-pub(super) struct Owner {
+pub(super) struct EnvCleanup {
     /// Of the Environment that it belongs to.
     address: usize,
-    functions: Arc<Shared>,
+    functions: Arc<FunctionsShared>,
     core: Mutex<Core>,
 }
 
@@ -86,11 +86,11 @@ enum Core {
     EnvironmentGone,
 }
 
-impl Owner {
-    pub(super) fn open(env: &Env) -> Result<(Arc<Owner>, Arc<Functions>)> {
+impl EnvCleanup {
+    pub(super) fn open(env: &Env) -> Result<(Arc<EnvCleanup>, Arc<Functions>)> {
         let environment = Environment::of(env)?;
         let functions = Functions::open(env, environment.event_loop.clone())?;
-        let owner = Arc::new(Owner {
+        let owner = Arc::new(EnvCleanup {
             address: environment.address,
             functions: functions.shared(),
             core: Mutex::new(Core::Starting),

@@ -11,13 +11,13 @@ use tokio::net::TcpStream;
 use super::bridge::{Bridge, Output, OutputArgs};
 use super::callbacks::{EventFunction, KeyFunction};
 use super::delivery_codec::{BatchArgs, Dictionary};
-use super::environment::Owner;
+use super::environment::EnvCleanup;
 use super::key_result::KeyAnswer;
 use super::socket::{Socket, tcp_send_queue};
 use crate::config::SocketSettings;
 use crate::connection::Tcp;
 use crate::error::Error as CoreError;
-use crate::gateway::{Arrival, Gateway, KeySource, Stats};
+use crate::gateway::{AcceptedUpgrade, Gateway, KeySource, Stats};
 use crate::message::Headers;
 use crate::node::{runtime, settings, to_js};
 
@@ -28,7 +28,7 @@ pub struct NativeGateway {
     /// None once it closes.
     output: Mutex<Option<Arc<Output>>>,
     next_bridge: AtomicU32,
-    owner: Arc<Owner>,
+    owner: Arc<EnvCleanup>,
 }
 
 /// What `gateway.stats()` shows; `lib/server.js` adds what it counts itself.
@@ -99,7 +99,7 @@ pub fn start_gateway<'env>(
     let broker = settings(&broker)?;
     let mut socket: SocketSettings = settings(&socket)?;
     let dictionary = Arc::<Dictionary>::default();
-    let (owner, functions) = Owner::open(env)?;
+    let (owner, functions) = EnvCleanup::open(env)?;
     let keys = match socket.message_key.take() {
         Some(template) => KeySource::Declared(template),
         None => KeySource::asked(Arc::new(KeyFunction::new(&functions, &keys, dictionary.clone())?)),
@@ -127,13 +127,13 @@ pub fn start_gateway<'env>(
     Ok(promise)
 }
 
-fn arrival(key: String, key_json: String, headers: String, response: Buffer, early: Vec<u8>) -> Result<Arrival> {
-    Ok(Arrival {
+fn arrival(key: String, key_json: String, headers: String, response: Buffer, head: Vec<u8>) -> Result<AcceptedUpgrade> {
+    Ok(AcceptedUpgrade {
         key: key.into(),
         key_json: key_json.into(),
         headers: Headers::from_json(&headers).map_err(to_js)?,
         response: response.to_vec(),
-        early,
+        head,
     })
 }
 
@@ -152,8 +152,8 @@ impl NativeGateway {
     ) -> Result<()> {
         // First: a socket that has been taken can only be closed.
         let mut arrival = arrival(key, key_json, headers, response, Vec::new())?;
-        let Some((stream, early)) = socket.take() else { return Ok(()) };
-        arrival.early = early;
+        let Some((stream, head)) = socket.take() else { return Ok(()) };
+        arrival.head = head;
         let _guard = runtime()?.enter();
         let stream = TcpStream::from_std(stream).map_err(|error| Error::from_reason(format!("EIO||{error}")))?;
         self.gateway.accept(Tcp::new(stream, tcp_send_queue), arrival);
@@ -168,9 +168,9 @@ impl NativeGateway {
         key_json: String,
         headers: String,
         response: Buffer,
-        early: Buffer,
+        head: Buffer,
     ) -> Result<Bridge> {
-        let arrival = arrival(key, key_json, headers, response, early.to_vec())?;
+        let arrival = arrival(key, key_json, headers, response, head.to_vec())?;
         let output = self.output.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let output = output.ok_or_else(|| to_js(CoreError::Closed { what: "gateway" }))?;
         // Never reused while the gateway lives: an id that comes back mixes connections up.

@@ -3,7 +3,7 @@
 //!
 //! Node frees a threadsafe function on the environment's thread once its cleanup hooks have run, and a release on another
 //! thread meanwhile would use that memory. So the threadsafe function, the references to the functions and the async
-//! context are all released on the environment's thread: by [`Shared::release`], which a closed gateway or client calls,
+//! context are all released on the environment's thread: by [`FunctionsShared::release`], which a closed gateway or client calls,
 //! and the environment's cleanup hook for those that are still open.
 //!
 //! Each function that is called here catches what the user's code throws.
@@ -30,9 +30,9 @@ type Job = Box<dyn FnOnce(sys::napi_env) + Send>;
 
 /// Held by those who call the functions. When the last one goes the functions are released: until then the threadsafe
 /// function keeps the process alive, as an open connection would.
-pub(super) struct Functions(Arc<Shared>);
+pub(super) struct Functions(Arc<FunctionsShared>);
 
-pub(super) struct Shared {
+pub(super) struct FunctionsShared {
     event_loop: Option<Arc<EventLoop>>,
     /// None once it has been released.
     held: Mutex<Option<Held>>,
@@ -47,7 +47,7 @@ struct Held {
     context: Option<Arc<AsyncContext>>,
 }
 
-// SAFETY: on other threads only `threadsafe` is used, with functions that may be called anywhere. `Shared::release` takes
+// SAFETY: on other threads only `threadsafe` is used, with functions that may be called anywhere. `FunctionsShared::release` takes
 // everything out on the environment's thread.
 #[allow(unsafe_code, reason = "Node-API values that are used on their own thread")]
 unsafe impl Send for Held {}
@@ -60,7 +60,7 @@ impl Functions {
         let context = event_loop.as_ref().map(|_| AsyncContext::new(env)).transpose()?;
         let name = env.create_string(RESOURCE_NAME)?.raw();
         let (env, mut threadsafe) = (env.raw(), null_mut());
-        // SAFETY: on the thread of `env`. `run_job` gets nothing but what `Shared::post` has queued.
+        // SAFETY: on the thread of `env`. `run_job` gets nothing but what `FunctionsShared::post` has queued.
         check_status(unsafe {
             sys::napi_create_threadsafe_function(
                 env,
@@ -77,10 +77,10 @@ impl Functions {
             )
         })?;
         let held = Held { env, threadsafe, references: Vec::new(), context: context.map(Arc::new) };
-        Ok(Arc::new(Functions(Arc::new(Shared { event_loop, held: Mutex::new(Some(held)) }))))
+        Ok(Arc::new(Functions(Arc::new(FunctionsShared { event_loop, held: Mutex::new(Some(held)) }))))
     }
 
-    pub(super) fn shared(&self) -> Arc<Shared> {
+    pub(super) fn shared(&self) -> Arc<FunctionsShared> {
         self.0.clone()
     }
 }
@@ -93,7 +93,7 @@ impl Drop for Functions {
     }
 }
 
-impl Shared {
+impl FunctionsShared {
     fn lock(&self) -> MutexGuard<'_, Option<Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -252,7 +252,7 @@ impl<Args: JsValuesTupleIntoVec + 'static> JsFunction<Args, ()> {
 /// Calls a function and reads its answer.
 #[allow(unsafe_code, reason = "Node-API")]
 fn answer<Args: JsValuesTupleIntoVec, Return: FromNapiValue>(
-    shared: &Shared,
+    shared: &FunctionsShared,
     env: sys::napi_env,
     index: usize,
     args: Args,
@@ -280,7 +280,7 @@ fn take_exception(env: sys::napi_env) -> sys::napi_value {
 /// Runs a job, or drops it when there is no environment to run it in any more.
 #[allow(unsafe_code, reason = "called by Node")]
 unsafe extern "C" fn run_job(env: sys::napi_env, _: sys::napi_value, _: *mut c_void, data: *mut c_void) {
-    // SAFETY: queued by `Shared::post`, and given back once.
+    // SAFETY: queued by `FunctionsShared::post`, and given back once.
     let job = unsafe { Box::from_raw(data.cast::<Job>()) };
     // Nothing of ours may unwind into Node.
     let _ = catch_unwind(AssertUnwindSafe(|| if env.is_null() { drop(job) } else { job(env) }));
@@ -292,7 +292,7 @@ struct AsyncContext {
     raw: sys::napi_async_context,
 }
 
-// SAFETY: used and dropped on the environment's thread alone: `Shared::release` and calls by tasks of the event loop.
+// SAFETY: used and dropped on the environment's thread alone: `FunctionsShared::release` and calls by tasks of the event loop.
 #[allow(unsafe_code, reason = "a pointer that is used on one thread alone")]
 unsafe impl Send for AsyncContext {}
 // SAFETY: as above.

@@ -15,10 +15,10 @@ pub(super) struct KeyAnswer(pub Vec<Keys>);
 impl FromNapiValue for KeyAnswer {
     #[allow(unsafe_code, reason = "Node-API")]
     unsafe fn from_napi_value(env: sys::napi_env, value: sys::napi_value) -> Result<Self> {
-        let value = Value { env, value };
+        let value = JsValue { env, value };
         let keys = match value.kind()? {
             sys::ValueType::napi_string => vec![Keys::One(value.text()?)],
-            _ => value.each(Value::keys)?,
+            _ => value.each(JsValue::keys)?,
         };
         Ok(KeyAnswer(keys))
     }
@@ -26,16 +26,16 @@ impl FromNapiValue for KeyAnswer {
 
 /// A value of the environment whose thread this is, in the scope of whoever asked.
 #[derive(Clone, Copy)]
-struct Value {
+struct JsValue {
     env: sys::napi_env,
     value: sys::napi_value,
 }
 
 #[allow(unsafe_code, reason = "Node-API")]
-impl Value {
+impl JsValue {
     fn kind(self) -> Result<sys::napi_valuetype> {
         let mut kind = sys::ValueType::napi_undefined;
-        // SAFETY: see `Value`; so below.
+        // SAFETY: see `JsValue`; so below.
         check_status(unsafe { sys::napi_typeof(self.env, self.value, &raw mut kind) })?;
         Ok(kind)
     }
@@ -43,14 +43,14 @@ impl Value {
     fn keys(self) -> Result<Keys> {
         match self.kind()? {
             sys::ValueType::napi_string => Ok(Keys::One(self.text()?)),
-            sys::ValueType::napi_object => Ok(Keys::Many(self.each(Value::text)?)),
+            sys::ValueType::napi_object => Ok(Keys::Many(self.each(JsValue::text)?)),
             _ => Ok(Keys::None),
         }
     }
 
     /// Of an array.
-    fn each<T>(self, read: impl Fn(Value) -> Result<T>) -> Result<Vec<T>> {
-        let Value { env, value } = self;
+    fn each<T>(self, read: impl Fn(JsValue) -> Result<T>) -> Result<Vec<T>> {
+        let JsValue { env, value } = self;
         let mut length = 0;
         // SAFETY: as above.
         check_status(unsafe { sys::napi_get_array_length(env, value, &raw mut length) })?;
@@ -58,14 +58,14 @@ impl Value {
             let mut element = std::ptr::null_mut();
             // SAFETY: as above.
             check_status(unsafe { sys::napi_get_element(env, value, index, &raw mut element) })?;
-            read(Value { env, value: element })
+            read(JsValue { env, value: element })
         };
         (0..length).map(element).collect()
     }
 
     /// Of a string.
     fn text(self) -> Result<Box<str>> {
-        let Value { env, value } = self;
+        let JsValue { env, value } = self;
         let (mut short, mut length) = ([0_u8; SHORT], 0);
         // SAFETY: as above, with room for as many bytes as it is told.
         check_status(unsafe {

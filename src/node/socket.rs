@@ -17,18 +17,18 @@ const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
 #[napi]
 pub struct Socket {
     stream: Option<std::net::TcpStream>,
-    early: Vec<u8>,
+    head: Vec<u8>,
 }
 
 #[napi]
 impl Socket {
-    /// Duplicates the descriptor (F_DUPFD_CLOEXEC) and keeps `early`, which came behind the upgrade request. After this
+    /// Duplicates the descriptor (F_DUPFD_CLOEXEC) and keeps `head`, which came behind the upgrade request. After this
     /// Node's own socket is destroyed.
     #[napi(factory, catch_unwind)]
-    pub fn reserve(fd: i32, early: Buffer) -> Result<Self> {
+    pub fn reserve(fd: i32, head: Buffer) -> Result<Self> {
         let stream =
             duplicate(fd).map_err(|error| Error::from_reason(format!("EBADF||cannot take over a socket: {error}")))?;
-        Ok(Socket { stream: Some(stream), early: early.to_vec() })
+        Ok(Socket { stream: Some(stream), head: head.to_vec() })
     }
 
     /// Whether the client has gone in the meantime. Data that waits before its end counts as being here.
@@ -36,7 +36,7 @@ impl Socket {
     pub fn is_gone(&self) -> bool {
         let Some(stream) = &self.stream else { return true };
         match stream.peek(&mut [0]) {
-            Ok(count) => count == 0 && self.early.is_empty(),
+            Ok(count) => count == 0 && self.head.is_empty(),
             Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
         }
     }
@@ -70,7 +70,7 @@ async fn refuse(stream: std::net::TcpStream, response: Vec<u8>) -> std::io::Resu
 
 impl Socket {
     pub(super) fn take(&mut self) -> Option<(std::net::TcpStream, Vec<u8>)> {
-        Some((self.stream.take()?, std::mem::take(&mut self.early)))
+        Some((self.stream.take()?, std::mem::take(&mut self.head)))
     }
 }
 

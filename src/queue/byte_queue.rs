@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use super::waker_queue::Waiters;
+use super::waker_queue::WakerQueue;
 
 /// What an item weighs, in bytes.
 pub trait Weight {
@@ -30,16 +30,16 @@ pub enum Refused<T> {
     Closed(T),
 }
 
-pub struct Buffer<T> {
-    state: Mutex<State<T>>,
+pub struct ByteQueue<T> {
+    state: Mutex<QueueState<T>>,
     limit: usize,
 }
 
-struct State<T> {
+struct QueueState<T> {
     items: VecDeque<T>,
     weight: usize,
     consumer: Option<Waker>,
-    producers: Waiters,
+    producers: WakerQueue,
     closed: bool,
     /// Nothing is taken out for now: producers are to hold on, whatever the level.
     held: bool,
@@ -47,22 +47,22 @@ struct State<T> {
     refused: u64,
 }
 
-impl<T: Weight> Buffer<T> {
+impl<T: Weight> ByteQueue<T> {
     /// `limit` in bytes. An item heavier than the limit is taken when the buffer is empty, so that it can pass at all.
     pub fn new(limit: usize) -> Self {
-        let state = State {
+        let state = QueueState {
             items: VecDeque::new(),
             weight: 0,
             consumer: None,
-            producers: Waiters::default(),
+            producers: WakerQueue::default(),
             closed: false,
             held: false,
             refused: 0,
         };
-        Buffer { state: Mutex::new(state), limit }
+        ByteQueue { state: Mutex::new(state), limit }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
+    fn lock(&self) -> MutexGuard<'_, QueueState<T>> {
         // A panic elsewhere leaves the queue itself whole: each change below is complete before anything can fail.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -187,8 +187,9 @@ impl<T: Weight> Buffer<T> {
 
     /// Resolves when so many bytes find room, at the latest when nothing else waits.
     pub async fn room_for(&self, weight: usize, limit: usize) {
-        let fits =
-            |state: &State<T>| state.closed || state.items.is_empty() || state.weight.saturating_add(weight) <= limit;
+        let fits = |state: &QueueState<T>| {
+            state.closed || state.items.is_empty() || state.weight.saturating_add(weight) <= limit
+        };
         let poll = |cx: &mut Context<'_>| {
             if fits(&self.lock()) { Poll::Ready(()) } else { self.wait_until(cx, fits) }
         };
@@ -197,7 +198,7 @@ impl<T: Weight> Buffer<T> {
 
     /// Polls until it is ready. Whoever gives up before that is forgotten here.
     async fn waiting(&self, mut poll: impl FnMut(&mut Context<'_>) -> Poll<()>) {
-        let mut waiting = Waiting { buffer: self, waker: None };
+        let mut waiting = WaitingProducer { buffer: self, waker: None };
         poll_fn(|cx| {
             let ready = poll(cx);
             waiting.waker = ready.is_pending().then(|| cx.waker().clone());
@@ -206,7 +207,7 @@ impl<T: Weight> Buffer<T> {
         .await;
     }
 
-    fn wait_until(&self, cx: &mut Context<'_>, there_is_room: impl FnOnce(&State<T>) -> bool) -> Poll<()> {
+    fn wait_until(&self, cx: &mut Context<'_>, there_is_room: impl FnOnce(&QueueState<T>) -> bool) -> Poll<()> {
         let mut state = self.lock();
         // The consumer may have been here since the refusal.
         if state.closed || there_is_room(&state) {
@@ -333,12 +334,12 @@ impl<T: Weight> Buffer<T> {
 }
 
 /// A producer that has a place among those who wait.
-struct Waiting<'a, T: Weight> {
-    buffer: &'a Buffer<T>,
+struct WaitingProducer<'a, T: Weight> {
+    buffer: &'a ByteQueue<T>,
     waker: Option<Waker>,
 }
 
-impl<T: Weight> Drop for Waiting<'_, T> {
+impl<T: Weight> Drop for WaitingProducer<'_, T> {
     fn drop(&mut self) {
         if let Some(waker) = &self.waker {
             self.buffer.lock().producers.remove(waker);
@@ -346,7 +347,7 @@ impl<T: Weight> Drop for Waiting<'_, T> {
     }
 }
 
-impl<T> State<T> {
+impl<T> QueueState<T> {
     fn wait(&mut self, cx: &mut Context<'_>) {
         if !self.consumer.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.consumer = Some(cx.waker().clone());
@@ -372,7 +373,7 @@ impl<T> State<T> {
     }
 }
 
-impl<T: Weight> State<T> {
+impl<T: Weight> QueueState<T> {
     fn push(&mut self, item: T, limit: usize, full: usize) -> Result<Level, Refused<T>> {
         if self.closed {
             return Err(Refused::Closed(item));
@@ -412,7 +413,7 @@ mod tests {
 
     #[test]
     fn refuses_beyond_its_limit_and_gives_the_item_back() {
-        let buffer = Buffer::new(10);
+        let buffer = ByteQueue::new(10);
         assert_eq!(buffer.try_push(6), Ok(Level::Room));
         assert_eq!(buffer.try_push(5), Err(Refused::Full(5)));
         assert_eq!(buffer.try_push(4), Ok(Level::Full));
@@ -421,7 +422,7 @@ mod tests {
 
     #[test]
     fn an_item_heavier_than_the_limit_passes_an_empty_buffer() {
-        let buffer = Buffer::new(10);
+        let buffer = ByteQueue::new(10);
         assert_eq!(buffer.try_push(50), Ok(Level::Full));
         assert_eq!(buffer.try_push(1), Err(Refused::Full(1)));
         assert_eq!(buffer.try_pop(), Some(50));
@@ -430,7 +431,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_buffer_holds_its_producer_until_half_is_free() {
-        let buffer = std::sync::Arc::new(Buffer::new(10));
+        let buffer = std::sync::Arc::new(ByteQueue::new(10));
         buffer.force_push(5);
         buffer.force_push(5);
         let producer = tokio::spawn({
@@ -450,7 +451,7 @@ mod tests {
 
     #[test]
     fn many_are_taken_up_to_the_first_that_finds_no_room() {
-        let buffer = Buffer::new(10);
+        let buffer = ByteQueue::new(10);
         assert_eq!(buffer.push_all_within([4, 5], 20), (2, Ok(Level::Room)));
         assert_eq!(buffer.push_all_within([5, 6, 7, 1], 20), (2, Err(Refused::Full(7))));
         assert_eq!(buffer.push_all_within([], 20), (0, Ok(Level::Room)));
@@ -461,7 +462,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_gives_up_waiting_is_forgotten() {
-        let buffer = Buffer::new(10);
+        let buffer = ByteQueue::new(10);
         buffer.force_push(10);
         for _ in 0..3 {
             let waited = tokio::time::timeout(std::time::Duration::from_millis(1), buffer.room()).await;
@@ -471,7 +472,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_large_item_waits_for_as_much_room_as_it_needs() {
-        let buffer = Buffer::new(10);
+        let buffer = ByteQueue::new(10);
         buffer.force_push(4);
         assert!(buffer.room_for(6, 10).now_or_never().is_some());
         assert!(buffer.room_for(7, 10).now_or_never().is_none());
@@ -481,7 +482,7 @@ mod tests {
 
     #[tokio::test]
     async fn drains_in_order_within_count_and_bytes_and_puts_back_in_order() {
-        let buffer = Buffer::new(100);
+        let buffer = ByteQueue::new(100);
         (1..=6).for_each(|item| buffer.force_push(item));
         let mut batch = VecDeque::new();
         assert!(buffer.drain(&mut batch, 10, 6).await);
@@ -495,7 +496,7 @@ mod tests {
 
     #[test]
     fn a_closed_buffer_holds_nobody() {
-        let buffer = Buffer::new(10);
+        let buffer = ByteQueue::new(10);
         buffer.hold(true);
         let mut calm = Box::pin(buffer.calm());
         let mut cx = Context::from_waker(Waker::noop());
@@ -507,7 +508,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_buffer_ends_after_its_last_item() {
-        let buffer = Buffer::new(10);
+        let buffer = ByteQueue::new(10);
         buffer.force_push(1);
         buffer.close();
         assert_eq!(buffer.try_push(2), Err(Refused::Closed(2)));

@@ -5,20 +5,20 @@ use std::task::Waker;
 
 /// Each task waits once, however often it is polled.
 #[derive(Default)]
-pub struct Waiters {
+pub struct WakerQueue {
     /// By what its waker points at.
     turns: HashMap<usize, u64>,
     wakers: BTreeMap<u64, Waker>,
     last: u64,
 }
 
-impl Waiters {
+impl WakerQueue {
     pub fn is_empty(&self) -> bool {
         self.wakers.is_empty()
     }
 
     pub fn add(&mut self, waker: &Waker) {
-        let Waiters { turns, wakers, last } = self;
+        let WakerQueue { turns, wakers, last } = self;
         turns.entry(task_of(waker)).or_insert_with(|| {
             *last += 1;
             wakers.insert(*last, waker.clone());
@@ -64,7 +64,7 @@ mod tests {
         let woken = Arc::<Mutex<Vec<u32>>>::default();
         let tasks: Vec<_> = (0..5).map(|name| Arc::new(Named(name, woken.clone()))).collect();
         let wakers: Vec<Waker> = tasks.iter().map(|task| task.clone().into()).collect();
-        let mut waiters = Waiters::default();
+        let mut waiters = WakerQueue::default();
         for waker in wakers.iter().rev().chain(&wakers) {
             waiters.add(waker);
         }

@@ -2,53 +2,53 @@
 
 /// A close that this side asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Order {
+pub struct CloseReason {
     pub code: u16,
     pub reason: &'static str,
 }
 
 /// The gateway ends.
-pub const GOING_AWAY: Order = Order { code: 1001, reason: "Server is shutting down" };
+pub const GOING_AWAY: CloseReason = CloseReason { code: 1001, reason: "Server is shutting down" };
 /// The gateway ends, and another takes over: clients should come back, in their own time (IANA's registry for RFC 6455).
-pub const RESTARTING: Order = Order { code: 1012, reason: "Service restart" };
+pub const RESTARTING: CloseReason = CloseReason { code: 1012, reason: "Service restart" };
 /// A newer connection took the key. In the range that RFC 6455 leaves to applications, so that a page can tell it from a
 /// failure and need not reconnect.
-pub const REPLACED: Order = Order { code: 4001, reason: "Replaced by a newer connection" };
+pub const REPLACED: CloseReason = CloseReason { code: 4001, reason: "Replaced by a newer connection" };
 /// What waits for the browser has outgrown `maxBackpressure`.
-pub const TOO_SLOW: Order = Order { code: 1013, reason: "Too slow to take its messages" };
+pub const TOO_SLOW: CloseReason = CloseReason { code: 1013, reason: "Too slow to take its messages" };
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct CloseStatus {
     pub code: u16,
     pub description: String,
 }
 
-impl Ended {
-    pub(crate) fn new(code: u16, description: impl Into<String>) -> Ended {
-        Ended { code, description: description.into() }
+impl CloseStatus {
+    pub(crate) fn new(code: u16, description: impl Into<String>) -> CloseStatus {
+        CloseStatus { code, description: description.into() }
     }
 
     /// The other side's close frame; an empty reason is told in the words of the code.
-    pub(crate) fn closed(frame: Option<&(u16, String)>) -> Ended {
+    pub(crate) fn closed(frame: Option<&(u16, String)>) -> CloseStatus {
         match frame {
-            None => Ended::new(1005, meaning(1005)),
-            Some((code, reason)) if reason.is_empty() => Ended::new(*code, meaning(*code)),
-            Some((code, reason)) => Ended::new(*code, reason.clone()),
+            None => CloseStatus::new(1005, meaning(1005)),
+            Some((code, reason)) if reason.is_empty() => CloseStatus::new(*code, meaning(*code)),
+            Some((code, reason)) => CloseStatus::new(*code, reason.clone()),
         }
     }
 
-    pub(crate) fn dropped() -> Ended {
-        Ended::new(1006, "Connection dropped by remote peer.")
+    pub(crate) fn dropped() -> CloseStatus {
+        CloseStatus::new(1006, "Connection dropped by remote peer.")
     }
 
-    pub(crate) fn silent() -> Ended {
-        Ended::new(1006, "Peer not responding.")
+    pub(crate) fn silent() -> CloseStatus {
+        CloseStatus::new(1006, "Peer not responding.")
     }
 }
 
-impl From<Order> for Ended {
-    fn from(order: Order) -> Ended {
-        Ended::new(order.code, order.reason)
+impl From<CloseReason> for CloseStatus {
+    fn from(order: CloseReason) -> CloseStatus {
+        CloseStatus::new(order.code, order.reason)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use super::close_reason::Order;
+use super::close_reason::CloseReason;
 use super::frame_encoder::{BINARY, CLOSE, CONTINUATION, FIN, MAX_CONTROL, PING, PONG, TEXT};
 use crate::message::Content;
 
@@ -24,26 +24,27 @@ pub enum Event {
     Close(Option<(u16, String)>),
 }
 
-const fn breach(reason: &'static str) -> Order {
-    Order { code: 1002, reason }
+const fn breach(reason: &'static str) -> CloseReason {
+    CloseReason { code: 1002, reason }
 }
-const RESERVED_BIT: Order = breach("A reserved bit is set");
-const UNKNOWN_OPCODE: Order = breach("The opcode is not known");
-const NO_MASK: Order = breach("A frame of a client must be masked");
-const FRAGMENTED_CONTROL: Order = breach("A control frame must not be fragmented");
-const LONG_CONTROL: Order = breach("A control frame must not be longer than 125 bytes");
-const NOTHING_TO_CONTINUE: Order = breach("A fragment of no message");
-const WITHIN_MESSAGE: Order = breach("A message within another one");
-const LONG_LENGTH: Order = breach("The length is not in its shortest form");
-const HUGE_LENGTH: Order = breach("The length has its highest bit set");
-const CLOSE_OF_ONE_BYTE: Order = breach("A close frame of one byte");
-const CLOSE_CODE: Order = breach("A close code that must not be sent");
-const NOT_UTF8: Order = Order { code: 1007, reason: "Text that is not UTF-8" };
-const REASON_NOT_UTF8: Order = Order { code: 1007, reason: "A close reason that is not UTF-8" };
-const FRAME_TOO_BIG: Order = Order { code: 1009, reason: "The frame is larger than maxReceivedFrameSize" };
-const MESSAGE_TOO_BIG: Order = Order { code: 1009, reason: "The message is larger than maxReceivedMessageSize" };
+const RESERVED_BIT: CloseReason = breach("A reserved bit is set");
+const UNKNOWN_OPCODE: CloseReason = breach("The opcode is not known");
+const NO_MASK: CloseReason = breach("A frame of a client must be masked");
+const FRAGMENTED_CONTROL: CloseReason = breach("A control frame must not be fragmented");
+const LONG_CONTROL: CloseReason = breach("A control frame must not be longer than 125 bytes");
+const NOTHING_TO_CONTINUE: CloseReason = breach("A fragment of no message");
+const WITHIN_MESSAGE: CloseReason = breach("A message within another one");
+const LONG_LENGTH: CloseReason = breach("The length is not in its shortest form");
+const HUGE_LENGTH: CloseReason = breach("The length has its highest bit set");
+const CLOSE_OF_ONE_BYTE: CloseReason = breach("A close frame of one byte");
+const CLOSE_CODE: CloseReason = breach("A close code that must not be sent");
+const NOT_UTF8: CloseReason = CloseReason { code: 1007, reason: "Text that is not UTF-8" };
+const REASON_NOT_UTF8: CloseReason = CloseReason { code: 1007, reason: "A close reason that is not UTF-8" };
+const FRAME_TOO_BIG: CloseReason = CloseReason { code: 1009, reason: "The frame is larger than maxReceivedFrameSize" };
+const MESSAGE_TOO_BIG: CloseReason =
+    CloseReason { code: 1009, reason: "The message is larger than maxReceivedMessageSize" };
 
-pub struct Inbound {
+pub struct FrameDecoder {
     max_frame: usize,
     max_message: usize,
     /// The beginning of a head that is not complete.
@@ -74,10 +75,10 @@ struct Assembly {
     valid: usize,
 }
 
-impl Inbound {
+impl FrameDecoder {
     /// Limits in bytes of payload.
-    pub fn new(max_frame: usize, max_message: usize) -> Inbound {
-        Inbound {
+    pub fn new(max_frame: usize, max_message: usize) -> FrameDecoder {
+        FrameDecoder {
             max_frame,
             max_message,
             head: [0; MAX_HEAD],
@@ -90,7 +91,7 @@ impl Inbound {
 
     /// Takes bytes off the front of `input` up to the end of the next event; None when all are taken and it is not
     /// complete. After an error nothing more can be read.
-    pub fn next(&mut self, input: &mut &mut [u8]) -> Result<Option<Event>, Order> {
+    pub fn next(&mut self, input: &mut &mut [u8]) -> Result<Option<Event>, CloseReason> {
         loop {
             let Some(mut frame) = self.frame.take().map_or_else(|| self.begin(input), |frame| Ok(Some(frame)))? else {
                 return Ok(None);
@@ -111,7 +112,7 @@ impl Inbound {
     }
 
     /// Reads a head; None when it is not complete.
-    fn begin(&mut self, input: &mut &mut [u8]) -> Result<Option<Incoming>, Order> {
+    fn begin(&mut self, input: &mut &mut [u8]) -> Result<Option<Incoming>, CloseReason> {
         let before = usize::from(self.head_length);
         let found = if before == 0 {
             self.read_head(input)?
@@ -133,7 +134,7 @@ impl Inbound {
     }
 
     /// A frame's head and its length. What is wrong is found as soon as it is there, in a head that is not complete too.
-    fn read_head(&self, bytes: &[u8]) -> Result<Option<(Incoming, usize)>, Order> {
+    fn read_head(&self, bytes: &[u8]) -> Result<Option<(Incoming, usize)>, CloseReason> {
         let Some((&first, after)) = bytes.split_first() else { return Ok(None) };
         let (opcode, last) = (first & 15, first & FIN != 0);
         if first & 0x70 != 0 {
@@ -186,7 +187,7 @@ impl Inbound {
     }
 
     /// More of a data frame, whose rest has still to come.
-    fn data(&mut self, frame: Incoming, payload: &[u8]) -> Result<Option<Event>, Order> {
+    fn data(&mut self, frame: Incoming, payload: &[u8]) -> Result<Option<Event>, CloseReason> {
         let complete = frame.last && frame.left == 0;
         let message = match &mut self.message {
             Some(message) => message,
@@ -200,7 +201,7 @@ impl Inbound {
         self.message.take().map(Assembly::finish).transpose()
     }
 
-    fn control(&mut self, frame: Incoming, payload: &[u8]) -> Result<Option<Event>, Order> {
+    fn control(&mut self, frame: Incoming, payload: &[u8]) -> Result<Option<Event>, CloseReason> {
         if frame.left > 0 {
             self.control.extend_from_slice(payload);
             return Ok(None);
@@ -223,7 +224,7 @@ impl Inbound {
 
 impl Assembly {
     /// `left` is what the message has still to come, where that is known.
-    fn add(&mut self, payload: &[u8], left: Option<usize>) -> Result<(), Order> {
+    fn add(&mut self, payload: &[u8], left: Option<usize>) -> Result<(), CloseReason> {
         let length = self.bytes.len() + payload.len();
         if length > self.bytes.capacity() {
             // Twice what has come, so that many small parts do not copy the whole of it each; and no more than will come.
@@ -243,7 +244,7 @@ impl Assembly {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Event, Order> {
+    fn finish(mut self) -> Result<Event, CloseReason> {
         self.bytes.shrink_to_fit();
         match self.text {
             true if self.valid < self.bytes.len() => Err(NOT_UTF8),
@@ -254,7 +255,7 @@ impl Assembly {
 }
 
 /// A message that is one frame and has come as a whole.
-fn whole(text: bool, payload: &[u8]) -> Result<Event, Order> {
+fn whole(text: bool, payload: &[u8]) -> Result<Event, CloseReason> {
     if !text {
         return Ok(Event::Message(Content::Binary(Bytes::copy_from_slice(payload))));
     }
@@ -265,7 +266,7 @@ fn whole(text: bool, payload: &[u8]) -> Result<Event, Order> {
 }
 
 /// RFC 6455, section 5.5.1; the codes that may be sent are in section 7.4 and IANA's list.
-fn read_close(payload: &[u8]) -> Result<Option<(u16, String)>, Order> {
+fn read_close(payload: &[u8]) -> Result<Option<(u16, String)>, CloseReason> {
     let Some((code, reason)) = payload.split_first_chunk() else {
         return if payload.is_empty() { Ok(None) } else { Err(CLOSE_OF_ONE_BYTE) };
     };
@@ -323,12 +324,12 @@ mod tests {
         bytes
     }
 
-    fn inbound() -> Inbound {
-        Inbound::new(70_000, 150_000)
+    fn inbound() -> FrameDecoder {
+        FrameDecoder::new(70_000, 150_000)
     }
 
     /// All events of `bytes` that come in parts of so many, and the error at their end.
-    fn events(inbound: &mut Inbound, bytes: &[u8], part: usize) -> (Vec<Event>, Option<Order>) {
+    fn events(inbound: &mut FrameDecoder, bytes: &[u8], part: usize) -> (Vec<Event>, Option<CloseReason>) {
         let mut events = Vec::new();
         for part in bytes.chunks(part) {
             let mut part = part.to_vec();
@@ -482,7 +483,7 @@ mod tests {
 
     #[test]
     fn a_buffer_grows_with_what_has_come_and_not_with_what_is_promised() {
-        let mut inbound = Inbound::new(1 << 40, 1 << 40);
+        let mut inbound = FrameDecoder::new(1 << 40, 1 << 40);
         let mut head = vec![0x82, 0xff];
         head.extend_from_slice(&(1_u64 << 39).to_be_bytes());
         head.extend_from_slice(&MASK);

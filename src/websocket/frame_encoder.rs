@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::close_reason::Order;
-use crate::gateway::delivery_guard::Receipt;
+use super::close_reason::CloseReason;
+use crate::gateway::delivery_guard::DeliveryGuard;
 use crate::message::Content;
 use crate::queue::byte_queue::Weight;
 
@@ -31,7 +31,7 @@ pub struct Frame {
     /// Bytes on the wire of each fragment but the last.
     fragment: usize,
     /// Let go of with the frame.
-    _receipt: Option<Arc<Receipt>>,
+    _receipt: Option<Arc<DeliveryGuard>>,
 }
 
 impl Frame {
@@ -59,7 +59,7 @@ impl Frame {
         Frame { bytes: bytes.into(), payload: payload.len(), fragment, _receipt: None }
     }
 
-    pub fn with_receipt(self, receipt: Option<Arc<Receipt>>) -> Frame {
+    pub fn with_receipt(self, receipt: Option<Arc<DeliveryGuard>>) -> Frame {
         Frame { _receipt: receipt, ..self }
     }
 
@@ -128,7 +128,7 @@ pub(crate) fn write_close(out: &mut Vec<u8>, code: u16, reason: &str) {
     out.extend_from_slice(&reason.as_bytes()[..end]);
 }
 
-pub(crate) fn write_order(out: &mut Vec<u8>, order: Order) {
+pub(crate) fn write_order(out: &mut Vec<u8>, order: CloseReason) {
     write_close(out, order.code, order.reason);
 }
 

@@ -10,9 +10,9 @@ use futures_util::{SinkExt, StreamExt};
 use message_engin::broker::topology::Routes;
 use message_engin::config::{BrokerSettings, SocketSettings};
 use message_engin::error::{Error, Result};
-use message_engin::gateway::{Arrival, Gateway, KeySource};
-use message_engin::host::{Heard as HeardBy, Keys, LineEvents, Listeners, MessageKeys};
-use message_engin::message::{Delivery, Headers, JSON, OCTETS, Outgoing, Properties, Route, Value};
+use message_engin::gateway::{AcceptedUpgrade, Gateway, KeySource};
+use message_engin::host::{ConnectionEvents, Keys, ListenerOutcome, Listeners, MessageKeys};
+use message_engin::message::{Delivery, Headers, JSON, OCTETS, OutboundMessage, Properties, Route, Value};
 use message_engin::worker::Worker;
 use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
@@ -103,7 +103,7 @@ impl MessageKeys for KeyHeader {
 #[derive(Default)]
 pub struct Events(pub Mutex<Vec<String>>);
 
-impl LineEvents for Events {
+impl ConnectionEvents for Events {
     fn reconnecting(&self, attempt: u32, delay_ms: u64, _error: &Error) {
         self.0.lock().unwrap().push(format!("reconnecting {attempt} after {delay_ms}"));
     }
@@ -116,7 +116,7 @@ impl LineEvents for Events {
     fn failed(&self, error: &Error) {
         self.0.lock().unwrap().push(format!("failed {}", error.code()));
     }
-    fn undeliverable(&self, _message: &Outgoing, error: &Error) {
+    fn undeliverable(&self, _message: &OutboundMessage, error: &Error) {
         self.0.lock().unwrap().push(format!("undeliverable {}", error.code()));
     }
     fn drain(&self) {
@@ -128,11 +128,11 @@ impl LineEvents for Events {
 pub struct Heard(pub mpsc::UnboundedSender<Delivery>);
 
 impl Listeners for Heard {
-    fn deliver(&self, batch: Arc<[Delivery]>) -> BoxFuture<'static, Result<HeardBy>> {
+    fn deliver(&self, batch: Arc<[Delivery]>) -> BoxFuture<'static, Result<ListenerOutcome>> {
         for delivery in batch.iter() {
             let _ = self.0.send(delivery.clone());
         }
-        Box::pin(async { Ok(HeardBy::All) })
+        Box::pin(async { Ok(ListenerOutcome::All) })
     }
 }
 
@@ -172,16 +172,16 @@ pub fn text(delivery: &Delivery) -> String {
     String::from_utf8(delivery.body.to_vec()).unwrap()
 }
 
-pub fn to(key: &str, content_type: &str, body: impl Into<bytes::Bytes>) -> Outgoing {
+pub fn to(key: &str, content_type: &str, body: impl Into<bytes::Bytes>) -> OutboundMessage {
     let headers = Headers(vec![("k".into(), Value::Text(key.into()))]);
-    Outgoing::new(Route::Message, Arc::new(Properties::new(content_type, &headers)), body.into())
+    OutboundMessage::new(Route::Message, Arc::new(Properties::new(content_type, &headers)), body.into())
 }
 
-pub fn json(key: &str, body: &str) -> Outgoing {
+pub fn json(key: &str, body: &str) -> OutboundMessage {
     to(key, JSON, body.to_owned())
 }
 
-pub fn octets(key: &str, body: &[u8]) -> Outgoing {
+pub fn octets(key: &str, body: &[u8]) -> OutboundMessage {
     to(key, OCTETS, body.to_vec())
 }
 
@@ -193,12 +193,12 @@ impl Browser {
         let (ours, theirs) = duplex(64 * 1024);
         gateway.accept(
             theirs,
-            Arrival {
+            AcceptedUpgrade {
                 key: key.into(),
                 key_json: format!("\"{key}\"").into(),
                 headers: Headers(vec![("x-name".into(), Value::Text(key.into()))]),
                 response: b"hello".to_vec(),
-                early: Vec::new(),
+                head: Vec::new(),
             },
         );
         Browser::over(ours).await

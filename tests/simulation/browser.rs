@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use message_engin::gateway::{Arrival, Gateway};
+use message_engin::gateway::{AcceptedUpgrade, Gateway};
 use message_engin::message::{Headers, Value};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -50,12 +50,12 @@ pub async fn live(world: &Arc<World>, gateway: (u32, &Gateway), key: u32, manner
     };
     gateway.1.accept(
         theirs,
-        Arrival {
+        AcceptedUpgrade {
             key: name(key).into(),
             key_json: Label::key_json(id, key).into(),
             headers: Headers(vec![("x-conn".into(), Value::Int(id.into()))]),
             response: b"hello".to_vec(),
-            early: Vec::new(),
+            head: Vec::new(),
         },
     );
     let mut response = [0; 5];

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use message_engin::broker::memory::MemoryBroker;
-use message_engin::broker::topology::{Plan, Role, Routes};
+use message_engin::broker::topology::{Role, Routes, Topology};
 use message_engin::broker::{Acker, Broker, Routed, Session};
 use message_engin::error::{Error, Result};
-use message_engin::message::{Delivery, Outgoing, Route};
+use message_engin::message::{Delivery, OutboundMessage, Route};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -72,7 +72,7 @@ pub fn lost(detail: &str) -> Error {
 impl Broker for Faulty {
     type Session = FaultySession;
 
-    async fn connect(&self, plan: &Plan) -> Result<FaultySession> {
+    async fn connect(&self, plan: &Topology) -> Result<FaultySession> {
         let Faults { slow, refuse, hang, .. } = *self.faults;
         sleep(self.dice.ms(slow)).await;
         // The first connection is made for certain: without it there is no gateway.
@@ -85,14 +85,14 @@ impl Broker for Faulty {
             }
         }
         let mut plan = plan.clone();
-        let reliable = plan.is_reliable();
-        if plan.role == Role::Gateway && reliable {
+        let at_least_once = plan.is_at_least_once();
+        if plan.role == Role::Gateway && at_least_once {
             // A queue that outlives its connection has one active consumer.
             self.unnoticed.wait_for(|count| *count == 0).await;
         }
         let number = self.line.log().sessions + 1;
         for queue in plan.queues.iter_mut().filter(|queue| queue.private) {
-            if reliable {
+            if at_least_once {
                 queue.private = false;
             } else {
                 queue.name = format!("{}-{number}", queue.name);
@@ -110,7 +110,7 @@ impl Broker for Faulty {
             acker: inner.acker(),
             inner,
             number,
-            reliable,
+            at_least_once,
             mandatory: plan.role == Role::Gateway,
             state: Told::default(),
             faults: self.faults.clone(),
@@ -174,8 +174,8 @@ impl FaultySession {
     async fn publish_back(&self) -> Result<()> {
         let state = &self.wire.state;
         while !self.wire.state.look().back.is_empty() {
-            let reliable = self.wire.reliable;
-            state.wait_for(|state| state.broken || state.is_calm(reliable)).await;
+            let at_least_once = self.wire.at_least_once;
+            state.wait_for(|state| state.broken || state.is_calm(at_least_once)).await;
             if self.wire.is_broken() {
                 return self.fail().await;
             }
@@ -190,7 +190,7 @@ impl FaultySession {
 }
 
 impl Session for FaultySession {
-    fn fits(&self, message: &Outgoing) -> bool {
+    fn fits(&self, message: &OutboundMessage) -> bool {
         let unfit = self.cut(self.wire.faults.too_large);
         if unfit {
             let mut log = self.wire.line.log();
@@ -200,7 +200,7 @@ impl Session for FaultySession {
         !unfit
     }
 
-    async fn publish(&self, batch: &mut VecDeque<Outgoing>) -> Result<usize> {
+    async fn publish(&self, batch: &mut VecDeque<OutboundMessage>) -> Result<usize> {
         let Wire { state, faults, line, .. } = &*self.wire;
         self.publish_back().await?;
         let mut handed = Interrupted { line, count: 0, done: false };
@@ -237,7 +237,7 @@ impl Session for FaultySession {
         Ok(0)
     }
 
-    async fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> Result<Routed> {
+    async fn publish_if_routed(&self, batch: &mut VecDeque<OutboundMessage>) -> Result<Routed> {
         let Wire { state, line, ledger, .. } = &*self.wire;
         let changes = state;
         changes.wait_for(|state| state.broken || !state.blocked).await;
@@ -265,8 +265,8 @@ impl Session for FaultySession {
 
     async fn settle(&self) -> Result<usize> {
         loop {
-            let reliable = self.wire.reliable;
-            self.wire.state.wait_for(|state| state.broken || state.is_calm(reliable)).await;
+            let at_least_once = self.wire.at_least_once;
+            self.wire.state.wait_for(|state| state.broken || state.is_calm(at_least_once)).await;
             if self.wire.is_broken() {
                 return self.fail().await;
             }
@@ -277,7 +277,7 @@ impl Session for FaultySession {
         }
     }
 
-    fn unsettled(&self) -> VecDeque<Outgoing> {
+    fn unsettled(&self) -> VecDeque<OutboundMessage> {
         self.wire.unsettled()
     }
 

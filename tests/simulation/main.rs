@@ -36,11 +36,11 @@ struct Watch {
 }
 
 impl Watch {
-    fn over(seed: u64, reliable: bool) -> Watch {
+    fn over(seed: u64, at_least_once: bool) -> Watch {
         let (sender, over) = mpsc::channel();
         std::thread::spawn(move || {
             if over.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
-                eprintln!("MESSAGE_ENGIN_SEED={seed} hangs, at least once: {reliable}");
+                eprintln!("MESSAGE_ENGIN_SEED={seed} hangs, at least once: {at_least_once}");
                 std::process::abort();
             }
         });
@@ -48,22 +48,22 @@ impl Watch {
     }
 }
 
-fn run(seed: u64, reliable: bool) -> Option<u64> {
-    let _watch = Watch::over(seed, reliable);
+fn run(seed: u64, at_least_once: bool) -> Option<u64> {
+    let _watch = Watch::over(seed, at_least_once);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(scenario::run(seed, reliable))
+    runtime.block_on(scenario::run(seed, at_least_once))
 }
 
-fn run_all(reliable: bool) {
+fn run_all(at_least_once: bool) {
     if let Some(seed) = number("MESSAGE_ENGIN_SEED") {
-        run(seed, reliable);
+        run(seed, at_least_once);
         return;
     }
     let failed: Vec<u64> = (1..=number("MESSAGE_ENGIN_SEEDS").unwrap_or(SEEDS))
         .filter(|seed| {
-            let failed = catch_unwind(AssertUnwindSafe(|| run(*seed, reliable))).is_err();
+            let failed = catch_unwind(AssertUnwindSafe(|| run(*seed, at_least_once))).is_err();
             if failed {
-                eprintln!("this was MESSAGE_ENGIN_SEED={seed}, at least once: {reliable}");
+                eprintln!("this was MESSAGE_ENGIN_SEED={seed}, at least once: {at_least_once}");
             }
             failed
         })
@@ -85,8 +85,8 @@ fn at_most_once_doubles_nothing_and_counts_what_is_lost() {
 #[test]
 fn a_seed_runs_the_same_way_twice() {
     for seed in 1..=30 {
-        for reliable in [false, true] {
-            assert_eq!(run(seed, reliable), run(seed, reliable), "seed {seed}");
+        for at_least_once in [false, true] {
+            assert_eq!(run(seed, at_least_once), run(seed, at_least_once), "seed {seed}");
         }
     }
 }

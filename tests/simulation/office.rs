@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use message_engin::broker::Settlement;
 use message_engin::error::{Error, Result};
-use message_engin::host::{Heard as HeardBy, Keys, LineEvents, Listeners, MessageKeys};
-use message_engin::message::{Delivery, Headers, JSON, Outgoing, Properties, Route, Value};
+use message_engin::host::{ConnectionEvents, Keys, ListenerOutcome, Listeners, MessageKeys};
+use message_engin::message::{Delivery, Headers, JSON, OutboundMessage, Properties, Route, Value};
 use message_engin::worker::{Sent, Worker};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
@@ -28,7 +28,7 @@ pub struct Office {
 }
 
 impl Listeners for Office {
-    fn deliver(&self, batch: Arc<[Delivery]>) -> BoxFuture<'static, Result<HeardBy>> {
+    fn deliver(&self, batch: Arc<[Delivery]>) -> BoxFuture<'static, Result<ListenerOutcome>> {
         let ledger = &self.world.ledger;
         let on = self.world.faults.are_on();
         if on && self.dice.permille(self.world.scale.unheard) {
@@ -44,7 +44,7 @@ impl Listeners for Office {
         ledger.heard.lock().unwrap().extend(heard);
         let slow = self.world.faults.slow;
         let pause = self.dice.ms(slow);
-        if self.world.reliable {
+        if self.world.at_least_once {
             for (label, delivery) in labels.iter().zip(batch.iter()) {
                 let settlement = match self.dice.below(100) {
                     0..8 if on => Settlement::Again,
@@ -65,13 +65,13 @@ impl Listeners for Office {
             }
             return Box::pin(async move {
                 sleep(pause).await;
-                Ok(HeardBy::EachForItself)
+                Ok(ListenerOutcome::EachForItself)
             });
         }
         ledger.done.lock().unwrap().extend(labels);
         Box::pin(async move {
             sleep(pause).await;
-            Ok(HeardBy::All)
+            Ok(ListenerOutcome::All)
         })
     }
 }
@@ -112,7 +112,7 @@ pub struct Watcher {
     pub lost: Mutex<bool>,
 }
 
-impl LineEvents for Watcher {
+impl ConnectionEvents for Watcher {
     fn reconnecting(&self, _attempt: u32, _delay_ms: u64, _error: &Error) {
         *self.lost.lock().unwrap() = true;
     }
@@ -133,7 +133,7 @@ impl LineEvents for Watcher {
     fn failed(&self, error: &Error) {
         self.line.log().problems.push(format!("failed: {error}"));
     }
-    fn undeliverable(&self, _message: &Outgoing, _error: &Error) {}
+    fn undeliverable(&self, _message: &OutboundMessage, _error: &Error) {}
     fn drain(&self) {
         self.line.log().hold_on = false;
         self.drained.notify_waiters();
@@ -156,9 +156,9 @@ pub async fn send(world: Arc<World>, line: Arc<LineLog>, worker: Worker, watcher
             let label = Label::Down { worker: line.id, keys, n };
             let names: Vec<String> = (0..32).filter(|key| keys & (1 << key) != 0).map(name).collect();
             let headers = Headers(vec![("k".into(), Value::Text(names.join(",").into()))]);
-            let properties = Properties::tracked_if(world.reliable, JSON, &headers);
+            let properties = Properties::tracked_if(world.at_least_once, JSON, &headers);
             let body = label.body(dice.below(world.scale.padding) as usize);
-            let sent = worker.send(Outgoing::new(Route::Message, Arc::new(properties), body.into()));
+            let sent = worker.send(OutboundMessage::new(Route::Message, Arc::new(properties), body.into()));
             if matches!(sent, Sent::Taken | Sent::HoldOn) {
                 n += 1;
                 world.ledger.sent.lock().unwrap().push(label);

@@ -40,7 +40,7 @@ pub struct Scale {
 }
 
 pub struct World {
-    pub reliable: bool,
+    pub at_least_once: bool,
     pub ledger: Arc<Ledger>,
     pub faults: Arc<Faults>,
     pub scale: Scale,
@@ -87,12 +87,12 @@ fn scale(dice: &Dice) -> Scale {
 }
 
 impl World {
-    fn new(seed: u64, reliable: bool, dice: &Dice) -> Arc<World> {
+    fn new(seed: u64, at_least_once: bool, dice: &Dice) -> Arc<World> {
         let faults = faults(dice);
         let scale = scale(dice);
-        let guarantee = if reliable { Guarantee::AtLeastOnce } else { Guarantee::AtMostOnce };
+        let guarantee = if at_least_once { Guarantee::AtLeastOnce } else { Guarantee::AtMostOnce };
         let settings = BrokerSettings {
-            memory_name: format!("simulation-{seed}-{reliable}"),
+            memory_name: format!("simulation-{seed}-{at_least_once}"),
             delivery: guarantee,
             connection_timeout: 200,
             reconnect_backoff_time: dice.range(1, 60),
@@ -107,7 +107,7 @@ impl World {
             ..common::socket()
         };
         Arc::new(World {
-            reliable,
+            at_least_once,
             ledger: Arc::default(),
             faults: Arc::new(faults),
             ends: Instant::now() + Duration::from_millis(dice.range(50, 400)),
@@ -285,10 +285,10 @@ async fn until(what: &str, check: impl Fn() -> Result<(), String>) {
 }
 
 /// Runs a seed to its end; what it answers, if it does, is the same every time.
-pub async fn run(seed: u64, reliable: bool) -> Option<u64> {
+pub async fn run(seed: u64, at_least_once: bool) -> Option<u64> {
     story::begin();
     let dice = Dice::new(seed);
-    let world = World::new(seed, reliable, &dice);
+    let world = World::new(seed, at_least_once, &dice);
     let World { settings, socket, scale, faults, .. } = &*world;
     story!("prefetch {}, buffer {}, backpressure {}", settings.prefetch, settings.buffer_size, socket.max_backpressure);
     story!("{scale:?}");

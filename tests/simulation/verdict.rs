@@ -31,7 +31,8 @@ pub fn messages(world: &World) -> Verdict {
         if !world.scale.many {
             let log = line.log();
             let unanswered = world.ledger.unanswered.lock().unwrap();
-            let dropped = log.dropped.iter().filter(|label| !world.reliable && log.handed.contains_key(label)).count();
+            let dropped =
+                log.dropped.iter().filter(|label| !world.at_least_once && log.handed.contains_key(label)).count();
             let handed = log.handed.keys().filter(|label| !unanswered.contains(&(line.id, **label))).count();
             let told = (stats.sent + stats.overflowed + stats.unmatched) as usize;
             ensure!(
@@ -66,7 +67,7 @@ pub fn messages(world: &World) -> Verdict {
 
 /// Taken by the broker, or lost where that may be.
 fn arrives(world: &World, log: &Log, label: Label) -> bool {
-    log.taken.contains(&label) || log.unfit.contains(&label) || (!world.reliable && log.vanished.contains(&label))
+    log.taken.contains(&label) || log.unfit.contains(&label) || (!world.at_least_once && log.vanished.contains(&label))
 }
 
 fn line_is_calm(line: &LineLog) -> Verdict {
@@ -115,7 +116,7 @@ fn received(world: &World, id: usize, conn: &Conn) -> Verdict {
         // With at-most-once a gateway's queue goes with its session, and what is on its way from it.
         let with_its_queue = session.is_none_or(|session| session != log.sessions || !log.up);
         let handed = log.handed.contains_key(label) && !log.dropped.contains(label);
-        if world.reliable || handed || !with_its_queue {
+        if world.at_least_once || handed || !with_its_queue {
             ensure!(overflowed > 0, "{label:?} is not with connection {id}, handed: {handed}, of {session:?}");
             overflowed -= 1;
         }
@@ -145,7 +146,7 @@ pub fn gateway(world: &World, gateway: &Gateway, line: &LineLog) {
     let least = stats.received + stats.accepted;
     assert!(least <= pushed && pushed <= least + stats.accepted, "gateway {}: {stats:?}", line.id);
     assert_eq!(stats.reconnects, log.readies, "gateway {}", line.id);
-    if world.reliable && stats.lost == 0 {
+    if world.at_least_once && stats.lost == 0 {
         let count = |of: fn(&Label) -> bool| log.taken.iter().filter(|label| of(label)).count() as u64;
         let (came, left) =
             (count(|label| matches!(label, Label::On { .. })), count(|label| matches!(label, Label::Off { .. })));
@@ -178,7 +179,7 @@ pub fn worker(world: &World, worker: &Worker, line: &LineLog) {
 /// What is counted as published and as lost is what the broker has taken and what it has not.
 fn published(world: &World, id: u32, log: &Log, published: u64, lost: u64) {
     let taken = log.taken.len() as u64;
-    if world.reliable {
+    if world.at_least_once {
         assert!(published <= taken, "line {id}: {published} published, {taken} taken");
         let known = log.taken.union(&log.unfit).count() as u64;
         assert!(known <= published + lost, "line {id}: {known} known, {published} and {lost} counted");
@@ -214,12 +215,12 @@ pub fn order(world: &World) {
                 assert!(n.is_none_or(|n| n < this), "{:?} is published late", routed.label);
                 n = Some(this);
             }
-            if world.reliable {
+            if world.at_least_once {
                 assert!(number < routed.number, "{:?} has number {}", routed.label, routed.number);
                 number = routed.number;
             }
         }
-        if line.is_gateway && (world.reliable || log.vanished.is_empty()) && log.unfit.is_empty() {
+        if line.is_gateway && (world.at_least_once || log.vanished.is_empty()) && log.unfit.is_empty() {
             statuses(line.id, &log);
         }
     }
@@ -244,7 +245,7 @@ pub fn order(world: &World) {
         let last = (0..conn.began).rev().find(known).unwrap_or(0);
         let gaps = (0..last).filter(|n| !known(n)).count();
         assert!(
-            gaps == 0 || of.lost > 0 || !(world.reliable || of.vanished.is_empty()),
+            gaps == 0 || of.lost > 0 || !(world.at_least_once || of.vanished.is_empty()),
             "connection {id}: {gaps} lost"
         );
         drop(of);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use message_engin::broker::memory::MemorySession;
 use message_engin::broker::{Acker, Session, Settlement};
-use message_engin::message::{Delivery, Outgoing, Route};
+use message_engin::message::{Delivery, OutboundMessage, Route};
 use tokio::time::sleep;
 
 use super::dice::Dice;
@@ -22,7 +22,7 @@ pub struct Wire {
     pub acker: Arc<dyn Acker>,
     /// Of its line, from 1.
     pub number: u32,
-    pub reliable: bool,
+    pub at_least_once: bool,
     /// What has no queue comes back.
     pub mandatory: bool,
     pub state: Told<State>,
@@ -41,14 +41,14 @@ pub struct State {
     pub told: bool,
     /// Handed over, and not taken or not confirmed.
     pub flight: VecDeque<Slot>,
-    pub back: VecDeque<Outgoing>,
+    pub back: VecDeque<OutboundMessage>,
     /// Acknowledgements that wait for company.
     acks: Vec<Ack>,
     last_received: Vec<Label>,
 }
 
 pub struct Slot {
-    message: Outgoing,
+    message: OutboundMessage,
     taken: bool,
 }
 
@@ -59,7 +59,7 @@ enum Ack {
 }
 
 impl Slot {
-    pub fn of(message: Outgoing) -> Slot {
+    pub fn of(message: OutboundMessage) -> Slot {
         Slot { message, taken: false }
     }
 }
@@ -70,8 +70,8 @@ impl State {
     }
 
     /// Nothing can come back.
-    pub fn is_calm(&self, reliable: bool) -> bool {
-        if reliable { self.flight.is_empty() } else { self.untaken() == 0 }
+    pub fn is_calm(&self, at_least_once: bool) -> bool {
+        if at_least_once { self.flight.is_empty() } else { self.untaken() == 0 }
     }
 }
 
@@ -125,16 +125,16 @@ impl Wire {
     /// What was on its way is nowhere now, unless somebody keeps it.
     pub fn forget(&self) {
         let state = self.state.look();
-        if !self.reliable {
+        if !self.at_least_once {
             self.line.log().vanished.extend(state.flight.iter().map(|slot| Label::of(&slot.message.body)));
         }
     }
 
-    pub fn unsettled(&self) -> VecDeque<Outgoing> {
+    pub fn unsettled(&self) -> VecDeque<OutboundMessage> {
         let mut left = VecDeque::new();
         self.state.change(|state| {
             left.append(&mut state.back);
-            if self.reliable {
+            if self.at_least_once {
                 left.extend(state.flight.iter().map(|slot| {
                     let mut message = slot.message.clone();
                     message.id.again = true;
@@ -182,7 +182,7 @@ impl Wire {
                 let count = if some { untaken.min(1 + self.dice.below(8) as usize) } else { untaken };
                 (0..count).for_each(|_| self.take_one());
             }
-            if self.reliable {
+            if self.at_least_once {
                 self.confirm().await;
             }
         }
@@ -195,7 +195,7 @@ impl Wire {
         };
         let label = Label::of(&message.body);
         let on = self.faults.are_on();
-        let nacked = on && self.reliable && self.dice.permille(self.faults.nack);
+        let nacked = on && self.at_least_once && self.dice.permille(self.faults.nack);
         let returned = on && self.mandatory && self.dice.permille(self.faults.unroutable);
         if nacked || returned {
             self.line.log().came_back.insert(label);
@@ -216,7 +216,7 @@ impl Wire {
             if nacked || returned {
                 state.flight.remove(index);
                 state.back.push_back(message);
-            } else if self.reliable {
+            } else if self.at_least_once {
                 state.flight[index].taken = true;
             } else {
                 state.flight.remove(index);

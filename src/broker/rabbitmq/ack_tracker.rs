@@ -7,7 +7,7 @@ use crate::broker::Settlement;
 
 /// Tags count from 1 on each channel.
 #[derive(Debug, Default)]
-pub struct Settling {
+pub struct AckTracker {
     /// Everything up to here is settled, and the broker knows.
     told: u64,
     /// Everything up to here is done.
@@ -49,7 +49,7 @@ impl Runs {
     }
 }
 
-impl Settling {
+impl AckTracker {
     /// Every delivery up to and including `tag` is done.
     pub fn ack(&mut self, tag: u64) {
         self.done = self.done.max(tag);
@@ -62,7 +62,7 @@ impl Settling {
     }
 
     /// Deliveries that are settled and not told.
-    pub fn untold(&self) -> u64 {
+    pub fn pending(&self) -> u64 {
         self.done.saturating_sub(self.told) + self.single.len() as u64
     }
 
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     /// Tag and what is said of it: `<=` many, `=` one, `+` again, `-` dropped.
-    fn told(settling: &mut Settling) -> Vec<(u64, char)> {
+    fn told(settling: &mut AckTracker) -> Vec<(u64, char)> {
         let mut out = Vec::new();
         settling.write(1, &mut out);
         let frames = out.chunks(21).map(|frame| {
@@ -123,13 +123,13 @@ mod tests {
 
     #[test]
     fn a_run_is_told_at_once_and_what_comes_early_one_by_one() {
-        let mut settling = Settling::default();
+        let mut settling = AckTracker::default();
         for tag in [1, 2, 3, 5, 7] {
             settling.settle(tag, Settlement::Done);
         }
-        assert_eq!(settling.untold(), 5);
+        assert_eq!(settling.pending(), 5);
         assert_eq!(told(&mut settling), [(3, '<'), (5, '='), (7, '=')]);
-        assert_eq!(settling.untold(), 0);
+        assert_eq!(settling.pending(), 0);
         settling.settle(4, Settlement::Done);
         // 5 is known to the broker already, so 4 is the last of the run that it waits for.
         assert_eq!(told(&mut settling), [(4, '<')]);
@@ -141,12 +141,12 @@ mod tests {
 
     #[test]
     fn one_that_is_never_settled_costs_nothing_for_those_behind_it() {
-        let mut settling = Settling::default();
+        let mut settling = AckTracker::default();
         for tag in (2..1000).chain((1001..2000).rev()) {
             settling.settle(tag, Settlement::Done);
             assert_eq!(told(&mut settling), [(tag, '=')]);
             settling.settle(tag, Settlement::Done);
-            assert_eq!(settling.untold(), 0);
+            assert_eq!(settling.pending(), 0);
         }
         assert_eq!(settling.told_single.0, BTreeMap::from([(2, 999), (1001, 1999)]));
         settling.settle(1000, Settlement::Again);
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn what_is_refused_is_told_before_a_run_sweeps_over_it() {
-        let mut settling = Settling::default();
+        let mut settling = AckTracker::default();
         settling.settle(1, Settlement::Done);
         settling.settle(2, Settlement::Again);
         settling.settle(3, Settlement::Drop);
@@ -168,10 +168,10 @@ mod tests {
 
     #[test]
     fn all_up_to_a_tag_is_one_frame() {
-        let mut settling = Settling::default();
+        let mut settling = AckTracker::default();
         settling.ack(10);
         settling.ack(64);
-        assert_eq!(settling.untold(), 64);
+        assert_eq!(settling.pending(), 64);
         assert_eq!(told(&mut settling), [(64, '<')]);
         // Said twice, or late: nothing new.
         settling.ack(64);

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::message::Outgoing;
+use crate::message::OutboundMessage;
 use crate::queue::byte_queue::Weight;
 
 /// Messages, and bytes, that may be unconfirmed before publishing waits.
@@ -11,16 +11,16 @@ const MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// Sequence numbers count from 1 on each channel.
 #[derive(Default)]
-pub struct Window {
+pub struct ConfirmWindow {
     /// None: confirmed out of turn.
-    slots: VecDeque<Option<Outgoing>>,
+    slots: VecDeque<Option<OutboundMessage>>,
     /// Sequence number of what was in front of the first slot.
     before: u64,
     bytes: usize,
 }
 
-impl Window {
-    pub fn push(&mut self, message: Outgoing) {
+impl ConfirmWindow {
+    pub fn push(&mut self, message: OutboundMessage) {
         self.bytes += message.weight();
         self.slots.push_back(Some(message));
     }
@@ -39,7 +39,7 @@ impl Window {
     }
 
     /// Takes out what a confirm, positive or negative, is about: one message, or all up to it.
-    pub fn settle(&mut self, number: u64, multiple: bool, mut each: impl FnMut(Outgoing)) {
+    pub fn settle(&mut self, number: u64, multiple: bool, mut each: impl FnMut(OutboundMessage)) {
         let Some(index) = number.checked_sub(self.before + 1).and_then(|index| usize::try_from(index).ok()) else {
             return;
         };
@@ -58,7 +58,7 @@ impl Window {
     }
 
     /// All that is not confirmed, in order; the next sequence number is 1 again.
-    pub fn take(&mut self) -> impl Iterator<Item = Outgoing> + use<> {
+    pub fn take(&mut self) -> impl Iterator<Item = OutboundMessage> + use<> {
         let slots = std::mem::take(self).slots;
         slots.into_iter().flatten()
     }
@@ -71,18 +71,18 @@ mod tests {
     use super::*;
     use crate::message::{Headers, JSON, Properties, Route};
 
-    fn window(count: u64) -> Window {
+    fn window(count: u64) -> ConfirmWindow {
         let properties = Arc::new(Properties::new(JSON, &Headers::default()));
-        let mut window = Window::default();
+        let mut window = ConfirmWindow::default();
         for number in 1..=count {
-            let mut message = Outgoing::new(Route::Receive, properties.clone(), bytes::Bytes::new());
+            let mut message = OutboundMessage::new(Route::Receive, properties.clone(), bytes::Bytes::new());
             message.id.number = number;
             window.push(message);
         }
         window
     }
 
-    fn left(window: &mut Window) -> Vec<u64> {
+    fn left(window: &mut ConfirmWindow) -> Vec<u64> {
         window.take().map(|message| message.id.number).collect()
     }
 

@@ -14,16 +14,16 @@ use lapin::types::{AMQPValue, FieldTable};
 use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::{Sleep, sleep};
 
-use super::ack_tracker::Settling;
+use super::ack_tracker::AckTracker;
 use super::declare::{Standing, bind, type_argument};
-use super::frame_reader::{Broken, METHOD, Reader, method_frame, parse_method};
-use super::frame_writer::Outlet;
-use super::login::Connection;
+use super::frame_reader::{Broken, FrameReader, METHOD, method_frame, parse_method};
+use super::frame_writer::FrameWriter;
+use super::login::AmqpConnection;
 use super::stream::ReadEnd;
-use crate::broker::topology::{ExchangeKind, Plan, Queue, Routes};
+use crate::broker::topology::{ExchangeKind, Queue, Routes, Topology};
 use crate::broker::{Acker, Settlement, next_session};
 use crate::error::Result;
-use crate::host::Place;
+use crate::host::DeliveryExecutor;
 use crate::message::{Delivery, Route};
 
 /// A part of the prefetch after which an acknowledgement goes out at once; before that it waits for company.
@@ -37,9 +37,9 @@ const CONSUMER_TAG: &str = "c";
 /// How often it is asked whether another client consumes a queue that is to be given back, at the most.
 const LEAVE_INTERVAL: Duration = Duration::from_secs(1);
 
-pub struct Consuming {
+pub struct ConsumeChannel {
     reader: Mutex<Reading>,
-    outlet: Mutex<Outlet>,
+    writer: Mutex<FrameWriter>,
     acks: Arc<Acks>,
     /// Queues of this process that go with it, when it ends in good order.
     own_queues: Vec<String>,
@@ -49,7 +49,7 @@ pub struct Consuming {
     give_back: mpsc::UnboundedSender<Route>,
     given_back: Mutex<mpsc::UnboundedReceiver<Route>>,
     /// Publishers mark what may have come before.
-    marks: bool,
+    detect_duplicates: bool,
     /// Deliveries are received at the place.
     pub moved: bool,
     pub heartbeat: Option<Duration>,
@@ -86,7 +86,7 @@ impl Queued {
 }
 
 struct Reading {
-    reader: Reader<ReadEnd>,
+    reader: FrameReader<ReadEnd>,
     /// Runs while something has not been told and waits for company.
     delay: Option<Pin<Box<Sleep>>>,
 }
@@ -94,7 +94,7 @@ struct Reading {
 /// What has become of deliveries, by channel: said by whoever handles them, read when it is time to tell the broker.
 pub struct Acks {
     session: u32,
-    channels: Vec<(Route, std::sync::Mutex<Settling>)>,
+    channels: Vec<(Route, std::sync::Mutex<AckTracker>)>,
     due_at: u64,
     /// The reader looks by itself before long, and need not be woken for what is settled until then.
     awake: AtomicBool,
@@ -118,15 +118,15 @@ impl Acker for Acks {
 }
 
 impl Acks {
-    fn with(&self, route: Route, change: impl FnOnce(&mut Settling)) {
+    fn with(&self, route: Route, change: impl FnOnce(&mut AckTracker)) {
         let Some((_, settling)) = self.channels.iter().find(|(of, _)| *of == route) else { return };
         let mut settling = settling.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut settling);
-        let untold = settling.untold();
+        let pending = settling.pending();
         drop(settling);
-        let enough = untold >= self.due_at && !self.enough.swap(true, Ordering::Relaxed);
+        let enough = pending >= self.due_at && !self.enough.swap(true, Ordering::Relaxed);
         // Whoever finds it awake has settled before it looks, since both take the lock above.
-        if enough || (untold > 0 && !self.awake.swap(true, Ordering::Relaxed)) {
+        if enough || (pending > 0 && !self.awake.swap(true, Ordering::Relaxed)) {
             self.reader.wake();
         }
     }
@@ -154,14 +154,14 @@ fn channel_of(index: usize) -> u16 {
     index as u16 + 1
 }
 
-impl Consuming {
+impl ConsumeChannel {
     /// Declares and binds the private queues, which belong to this connection, and starts to consume all of `plan`'s.
     pub async fn new(
-        mut connection: Connection,
-        plan: &Plan,
+        mut connection: AmqpConnection,
+        plan: &Topology,
         standing: &Standing,
-        place: Option<&dyn Place>,
-    ) -> Result<Consuming> {
+        executor: Option<&dyn DeliveryExecutor>,
+    ) -> Result<ConsumeChannel> {
         for (index, queue) in plan.queues.iter().enumerate() {
             let id = channel_of(index);
             connection.open_channel(id).await?;
@@ -181,11 +181,11 @@ impl Consuming {
         }
         // Otherwise others would be given what is published from now on, and a refusal would be known only later.
         connection.consume_ok(started).await?;
-        let (connection, moved) = match place {
-            Some(place) => connection.read_at(place)?,
+        let (connection, moved) = match executor {
+            Some(executor) => connection.read_at(executor)?,
             None => (connection, false),
         };
-        let Connection { reader, outlet, heartbeat, .. } = connection;
+        let AmqpConnection { reader, writer, heartbeat, .. } = connection;
         let acks = Acks {
             session: next_session(),
             channels: plan.queues.iter().map(|queue| (queue.route, std::sync::Mutex::default())).collect(),
@@ -195,17 +195,17 @@ impl Consuming {
             reader: AtomicWaker::new(),
         };
         let (give_back, given_back) = mpsc::unbounded_channel();
-        let outlives = |queue: &&Queue| queue.private && plan.is_reliable();
-        Ok(Consuming {
+        let outlives = |queue: &&Queue| queue.private && plan.is_at_least_once();
+        Ok(ConsumeChannel {
             reader: Mutex::new(Reading { reader, delay: None }),
-            outlet: Mutex::new(outlet),
+            writer: Mutex::new(writer),
             acks: Arc::new(acks),
             own_queues: plan.queues.iter().filter(outlives).map(|queue| queue.name.clone()).collect(),
             queues,
             leaving: Notify::new(),
             give_back,
             given_back: Mutex::new(given_back),
-            marks: plan.is_reliable(),
+            detect_duplicates: plan.is_at_least_once(),
             moved,
             heartbeat,
         })
@@ -262,7 +262,7 @@ impl Consuming {
 
     async fn take(
         &self,
-        reader: &mut Reader<ReadEnd>,
+        reader: &mut FrameReader<ReadEnd>,
         into: &mut Vec<Delivery>,
         max: usize,
     ) -> std::result::Result<(), Broken> {
@@ -274,7 +274,7 @@ impl Consuming {
                 None => break,
                 Some(true) => {
                     let Some(mut delivery) = reader.take_delivery(self.acks.session, route)? else { break };
-                    delivery.repeated = self.marks && delivery.is_marked();
+                    delivery.repeated = self.detect_duplicates && delivery.is_marked();
                     bytes += delivery.body.len();
                     into.push(delivery);
                 }
@@ -293,7 +293,7 @@ impl Consuming {
         match class {
             AMQPClass::Connection(connection::AMQPMethod::Close(close)) => {
                 let answer = AMQPClass::Connection(connection::AMQPMethod::CloseOk(connection::CloseOk {}));
-                let _ = self.outlet.lock().await.method(0, &answer).await;
+                let _ = self.writer.lock().await.method(0, &answer).await;
                 Err(Broken::Closed { code: close.reply_code, text: close.reply_text.to_string() })
             }
             AMQPClass::Channel(channel::AMQPMethod::Close(close)) => {
@@ -315,20 +315,20 @@ impl Consuming {
 
     /// Tells the broker what has been handled.
     async fn tell(&self) -> std::result::Result<(), Broken> {
-        let mut outlet = self.outlet.lock().await;
+        let mut writer = self.writer.lock().await;
         let frames = self.acks.frames();
-        if frames.is_empty() { Ok(()) } else { outlet.write(&frames).await }
+        if frames.is_empty() { Ok(()) } else { writer.write(&frames).await }
     }
 
     /// A writer that is busy needs no heartbeat.
-    pub fn beat(&self, quiet: Duration) -> std::result::Result<(), Broken> {
-        self.outlet.try_lock().map_or(Ok(()), |mut outlet| outlet.beat(quiet))
+    pub fn send_heartbeat(&self, quiet: Duration) -> std::result::Result<(), Broken> {
+        self.writer.try_lock().map_or(Ok(()), |mut writer| writer.send_heartbeat(quiet))
     }
 
     /// Whether somebody waits for the broker right now; otherwise its silence says nothing.
     pub fn is_listening(&self) -> bool {
         // Where it is read, there may be no time for it.
-        let has_unread = || self.outlet.try_lock().is_ok_and(|outlet| outlet.has_unread());
+        let has_unread = || self.writer.try_lock().is_ok_and(|writer| writer.has_unread());
         self.reader.try_lock().is_err() && !has_unread()
     }
 
@@ -337,12 +337,12 @@ impl Consuming {
     pub async fn bind_again(&self) -> std::result::Result<(), Broken> {
         let consumed = self.queues.iter().filter(|queue| *queue.state() != Consumer::None);
         let frames: Vec<u8> = consumed.flat_map(|queue| queue.bind.iter().copied()).collect();
-        if frames.is_empty() { Ok(()) } else { self.outlet.lock().await.write(&frames).await }
+        if frames.is_empty() { Ok(()) } else { self.writer.lock().await.write(&frames).await }
     }
 
     /// Consumes these queues and no others. One that ends with its last consumer is left to [`leave`](Self::leave).
     pub async fn consume(&self, routes: Routes) -> std::result::Result<(), Broken> {
-        let mut outlet = self.outlet.lock().await;
+        let mut writer = self.writer.lock().await;
         let (mut frames, mut given_back) = (Vec::new(), Vec::new());
         for (index, queue) in self.queues.iter().enumerate() {
             let mut state = queue.state();
@@ -365,7 +365,7 @@ impl Consuming {
             }
         }
         if !frames.is_empty() {
-            outlet.write(&frames).await?;
+            writer.write(&frames).await?;
         }
         // What is said to go back now goes out behind the cancel, and cannot come here again.
         for route in given_back {
@@ -392,7 +392,7 @@ impl Consuming {
             sleep(LEAVE_INTERVAL.mul_f64(random_part())).await;
             let frames: Vec<u8> = leaving().flat_map(|queue| queue.count.iter().copied()).collect();
             if !frames.is_empty()
-                && let Err(broken) = self.outlet.lock().await.write(&frames).await
+                && let Err(broken) = self.writer.lock().await.write(&frames).await
             {
                 return broken;
             }
@@ -403,7 +403,7 @@ impl Consuming {
     async fn cancel_leaving(&self, channel: u16) -> std::result::Result<(), Broken> {
         let index = usize::from(channel).wrapping_sub(1);
         let Some(queue) = self.queues.get(index) else { return Ok(()) };
-        let mut outlet = self.outlet.lock().await;
+        let mut writer = self.writer.lock().await;
         {
             let mut state = queue.state();
             if *state != Consumer::Leaving {
@@ -411,21 +411,21 @@ impl Consuming {
             }
             *state = Consumer::None;
         }
-        outlet.write(&cancel(index)).await?;
+        writer.write(&cancel(index)).await?;
         let _ = self.give_back.send(queue.route);
         Ok(())
     }
 
     /// Ends the consumers; what is on its way still comes.
     pub async fn stop(&self) -> std::result::Result<(), Broken> {
-        let mut outlet = self.outlet.lock().await;
+        let mut writer = self.writer.lock().await;
         let mut frames = Vec::new();
         for (index, queue) in self.queues.iter().enumerate() {
             if std::mem::replace(&mut *queue.state(), Consumer::None) != Consumer::None {
                 frames.extend(cancel(index));
             }
         }
-        if frames.is_empty() { Ok(()) } else { outlet.write(&frames).await }
+        if frames.is_empty() { Ok(()) } else { writer.write(&frames).await }
     }
 
     /// Acknowledges what has been handled and says goodbye; deliveries that are on their way go back to their queue.
@@ -434,9 +434,9 @@ impl Consuming {
         for name in &self.own_queues {
             let delete = queue::Delete { queue: name.as_str().into(), if_unused: false, if_empty: false, nowait: true };
             let delete = AMQPClass::Queue(queue::AMQPMethod::Delete(delete));
-            let _ = self.outlet.lock().await.method(channel_of(0), &delete).await;
+            let _ = self.writer.lock().await.method(channel_of(0), &delete).await;
         }
-        if self.outlet.lock().await.farewell().await.is_err() {
+        if self.writer.lock().await.send_close().await.is_err() {
             return;
         }
         let mut reading = self.reader.lock().await;
@@ -460,7 +460,7 @@ impl Consuming {
     }
 }
 
-fn queued(index: usize, queue: &Queue, plan: &Plan, standing: &Standing) -> Queued {
+fn queued(index: usize, queue: &Queue, plan: &Topology, standing: &Standing) -> Queued {
     let channel = channel_of(index);
     let methods = standing.exchange_and_binding(plan, queue);
     let bind = methods.iter().flat_map(|method| method_frame(channel, method)).collect();
@@ -472,7 +472,7 @@ fn queued(index: usize, queue: &Queue, plan: &Plan, standing: &Standing) -> Queu
         no_local: false,
         no_ack: false,
         // A queue that outlives its connection may still have that one's consumer.
-        exclusive: queue.private && !plan.is_reliable(),
+        exclusive: queue.private && !plan.is_at_least_once(),
         nowait: false,
         arguments: FieldTable::default(),
     })));
@@ -509,15 +509,15 @@ fn random_part() -> f64 {
 }
 
 async fn declare_private(
-    connection: &mut Connection,
+    connection: &mut AmqpConnection,
     id: u16,
     queue: &Queue,
-    plan: &Plan,
+    plan: &Topology,
     as_declared: &[String],
 ) -> Result<()> {
-    let reliable = plan.is_reliable();
+    let at_least_once = plan.is_at_least_once();
     let mut arguments = FieldTable::default();
-    if reliable {
+    if at_least_once {
         type_argument(&mut arguments, plan);
         let expires = i64::try_from(plan.queue_expires).unwrap_or(i64::MAX);
         arguments.insert("x-expires".into(), AMQPValue::LongLongInt(expires));
@@ -527,9 +527,9 @@ async fn declare_private(
     let declare = queue::Declare {
         queue: queue.name.as_str().into(),
         passive: false,
-        durable: reliable,
-        exclusive: !reliable,
-        auto_delete: !reliable,
+        durable: at_least_once,
+        exclusive: !at_least_once,
+        auto_delete: !at_least_once,
         nowait: false,
         arguments,
     };
@@ -537,10 +537,10 @@ async fn declare_private(
     let own = (queue.exchange.as_str(), queue.binding_key.as_str());
     // An autoDelete exchange goes with its last binding, and would take the gateway's publishing channel along whenever
     // the last client leaves. A binding with a key that nobody uses holds it.
-    let anchors = plan.exchanges.iter().filter(|exchange| {
+    let keepalive_bindings = plan.exchanges.iter().filter(|exchange| {
         exchange.kind == ExchangeKind::Direct && exchange.name != queue.exchange && as_declared.contains(&exchange.name)
     });
-    let held = anchors.map(|exchange| (exchange.name.as_str(), queue.name.as_str()));
+    let held = keepalive_bindings.map(|exchange| (exchange.name.as_str(), queue.name.as_str()));
     for (exchange, key) in std::iter::once(own).chain(held) {
         bind(connection, id, queue, exchange, key).await?;
     }

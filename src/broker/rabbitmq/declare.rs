@@ -16,9 +16,9 @@ use lapin::types::{AMQPValue, FieldTable};
 
 use tokio::time::{Instant, timeout_at};
 
-use super::login::{Connection, Endpoint, unreachable};
+use super::login::{AmqpConnection, Endpoint, unreachable};
 use super::tls::Tls;
-use crate::broker::topology::{Exchange, ExchangeKind, Plan, Queue};
+use crate::broker::topology::{Exchange, ExchangeKind, Queue, Topology};
 use crate::config::{BrokerSettings, Host, QueueType};
 use crate::error::{Error, Result};
 use crate::message::Route;
@@ -48,7 +48,7 @@ pub(super) struct Control {
 
 /// A connection on which the shared topology has been declared.
 pub(super) struct Declared {
-    pub connection: Connection,
+    pub connection: AmqpConnection,
     pub endpoint: Endpoint,
     pub standing: Standing,
 }
@@ -65,7 +65,7 @@ pub(super) struct Standing {
 impl Standing {
     /// Declares a shared queue, its exchange and its binding once more, with no answer: what was autoDelete may have gone.
     /// What stood with other properties is not declared, which would end the channel.
-    pub fn declare_again(&self, plan: &Plan, queue: &Queue) -> Vec<AMQPClass> {
+    pub fn declare_again(&self, plan: &Topology, queue: &Queue) -> Vec<AMQPClass> {
         let mut methods = self.exchange_and_binding(plan, queue);
         if self.queues.contains(&queue.name) {
             let declare = queue::Declare { nowait: true, ..shared_queue_declare(plan, queue, self.durable) };
@@ -76,7 +76,7 @@ impl Standing {
     }
 
     /// The same without the queue.
-    pub fn exchange_and_binding(&self, plan: &Plan, queue: &Queue) -> Vec<AMQPClass> {
+    pub fn exchange_and_binding(&self, plan: &Topology, queue: &Queue) -> Vec<AMQPClass> {
         let declared =
             |exchange: &&Exchange| exchange.name == queue.exchange && self.exchanges.contains(&exchange.name);
         let exchange = plan.exchanges.iter().find(declared).map(|exchange| {
@@ -90,11 +90,11 @@ impl Standing {
 
 impl Control {
     /// Connects, and declares all of `plan` but the private queues.
-    pub async fn declare(&self, plan: &Plan) -> Result<Declared> {
+    pub async fn declare(&self, plan: &Topology) -> Result<Declared> {
         let durable = self.durable_queues.load(Ordering::Relaxed);
         let (connection, endpoint) = self.open().await?;
         match declare_on(connection, plan, durable).await {
-            Err(Error::Refused { code: "INTERNAL_ERROR", .. }) if !durable && !plan.is_reliable() => {
+            Err(Error::Refused { code: "INTERNAL_ERROR", .. }) if !durable && !plan.is_at_least_once() => {
                 // The same address again: those before it in the list have cost their time already.
                 let connection = self.connect(&endpoint).await?;
                 let (connection, standing) = declare_on(connection, plan, true).await?;
@@ -105,18 +105,18 @@ impl Control {
         }
     }
 
-    pub async fn connect(&self, endpoint: &Endpoint) -> Result<Connection> {
-        Connection::open(&self.settings, self.tls.as_ref(), endpoint).await
+    pub async fn connect(&self, endpoint: &Endpoint) -> Result<AmqpConnection> {
+        AmqpConnection::open(&self.settings, self.tls.as_ref(), endpoint).await
     }
 
     /// Declares what is published to, over a connection of its own to that address: what was autoDelete may have gone.
-    pub async fn declare_again(&self, plan: &Plan, endpoint: &Endpoint) -> Result<()> {
+    pub async fn declare_again(&self, plan: &Topology, endpoint: &Endpoint) -> Result<()> {
         let limit = self.settings.connection_timeout;
         let declaring = async {
             let mut connection = self.connect(endpoint).await?;
             connection.open_channel(CHANNEL).await?;
             exchanges(&mut connection, plan).await?;
-            for queue in &plan.targets {
+            for queue in &plan.publish_queues {
                 shared_queue(&mut connection, plan, queue, self.durable_queues.load(Ordering::Relaxed)).await?;
             }
             connection.close().await;
@@ -133,7 +133,7 @@ impl Control {
     ///
     /// The connection timeout is shared: each host gets an equal part of what is left, and so does each address of its
     /// name, so that one that accepts and stays silent leaves time for those after it.
-    async fn open(&self) -> Result<(Connection, Endpoint)> {
+    async fn open(&self) -> Result<(AmqpConnection, Endpoint)> {
         let settings = &self.settings;
         let count = settings.hosts.len();
         let deadline = Instant::now() + Duration::from_millis(settings.connection_timeout);
@@ -191,14 +191,18 @@ fn part(deadline: Instant, attempts: usize) -> Instant {
 }
 
 /// Declares what is shared on a connection, and gives it back with what stands as declared.
-async fn declare_on(mut connection: Connection, plan: &Plan, durable: bool) -> Result<(Connection, Standing)> {
+async fn declare_on(
+    mut connection: AmqpConnection,
+    plan: &Topology,
+    durable: bool,
+) -> Result<(AmqpConnection, Standing)> {
     connection.open_channel(CHANNEL).await?;
     let exchanges = exchanges(&mut connection, plan).await?;
     let mut standing = Standing { exchanges, queues: Vec::new(), durable };
     if let Some(name) = &plan.dead_letter_exchange {
         dead_letter_exchange(&mut connection, name).await?;
     }
-    for queue in plan.queues.iter().filter(|queue| !queue.private).chain(&plan.targets) {
+    for queue in plan.queues.iter().filter(|queue| !queue.private).chain(&plan.publish_queues) {
         if shared_queue(&mut connection, plan, queue, durable).await? {
             standing.queues.push(queue.name.clone());
         }
@@ -212,7 +216,7 @@ async fn declare_on(mut connection: Connection, plan: &Plan, durable: bool) -> R
 ///
 /// The broker answers 406 for other reasons too (a limit on queues, a type that is not allowed). A passive declaration tells
 /// them apart, whatever the broker's text says: what does not exist cannot have other properties.
-async fn stands(connection: &mut Connection, plan: &Plan, declare: Declare, option: &str) -> Result<bool> {
+async fn stands(connection: &mut AmqpConnection, plan: &Topology, declare: Declare, option: &str) -> Result<bool> {
     let (code, address, detail) = match connection.call(CHANNEL, &declare.class(false)).await {
         Ok(_) => return Ok(true),
         Err(Error::Refused { code: code @ "PRECONDITION_FAILED", address, detail }) => (code, address, detail),
@@ -220,7 +224,7 @@ async fn stands(connection: &mut Connection, plan: &Plan, declare: Declare, opti
     };
     connection.open_channel(CHANNEL).await?;
     let exists = connection.call(CHANNEL, &declare.class(true)).await.is_ok();
-    if exists && !plan.is_reliable() {
+    if exists && !plan.is_at_least_once() {
         return Ok(false);
     }
     let advice = if exists {
@@ -253,8 +257,8 @@ impl Declare {
     }
 }
 
-pub(super) fn exchange_declare(plan: &Plan, exchange: &Exchange) -> exchange::Declare {
-    let reliable = plan.is_reliable();
+pub(super) fn exchange_declare(plan: &Topology, exchange: &Exchange) -> exchange::Declare {
+    let at_least_once = plan.is_at_least_once();
     exchange::Declare {
         exchange: exchange.name.as_str().into(),
         kind: match exchange.kind {
@@ -262,15 +266,15 @@ pub(super) fn exchange_declare(plan: &Plan, exchange: &Exchange) -> exchange::De
             ExchangeKind::Fanout => "fanout".into(),
         },
         passive: false,
-        durable: reliable,
-        auto_delete: !reliable,
+        durable: at_least_once,
+        auto_delete: !at_least_once,
         internal: false,
         nowait: false,
         arguments: FieldTable::default(),
     }
 }
 
-async fn exchanges(connection: &mut Connection, plan: &Plan) -> Result<Vec<String>> {
+async fn exchanges(connection: &mut AmqpConnection, plan: &Topology) -> Result<Vec<String>> {
     let mut as_declared = Vec::new();
     for exchange in &plan.exchanges {
         let declare = exchange_declare(plan, exchange);
@@ -287,7 +291,7 @@ async fn exchanges(connection: &mut Connection, plan: &Plan) -> Result<Vec<Strin
 }
 
 /// It is the user's: kind and properties are theirs to choose.
-async fn dead_letter_exchange(connection: &mut Connection, name: &str) -> Result<()> {
+async fn dead_letter_exchange(connection: &mut AmqpConnection, name: &str) -> Result<()> {
     let declare = exchange::Declare {
         exchange: name.into(),
         kind: "direct".into(),
@@ -309,17 +313,17 @@ async fn dead_letter_exchange(connection: &mut Connection, name: &str) -> Result
 }
 
 /// Declares and binds it; answers whether it stands as declared.
-async fn shared_queue(connection: &mut Connection, plan: &Plan, queue: &Queue, durable: bool) -> Result<bool> {
+async fn shared_queue(connection: &mut AmqpConnection, plan: &Topology, queue: &Queue, durable: bool) -> Result<bool> {
     let option = if queue.route == Route::Status { "statusQueue" } else { "receiveQueue" };
     let stands = stands(connection, plan, Declare::Queue(shared_queue_declare(plan, queue, durable)), option).await?;
     bind(connection, CHANNEL, queue, &queue.exchange, &queue.binding_key).await?;
     Ok(stands)
 }
 
-fn shared_queue_declare(plan: &Plan, queue: &Queue, durable: bool) -> queue::Declare {
-    let reliable = plan.is_reliable();
+fn shared_queue_declare(plan: &Topology, queue: &Queue, durable: bool) -> queue::Declare {
+    let at_least_once = plan.is_at_least_once();
     let mut arguments = FieldTable::default();
-    if reliable {
+    if at_least_once {
         type_argument(&mut arguments, plan);
         if let Some(name) = &plan.dead_letter_exchange {
             arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString(name.as_str().into()));
@@ -328,7 +332,7 @@ fn shared_queue_declare(plan: &Plan, queue: &Queue, durable: bool) -> queue::Dec
     queue::Declare {
         queue: queue.name.as_str().into(),
         passive: false,
-        durable: durable || reliable,
+        durable: durable || at_least_once,
         exclusive: false,
         auto_delete: plan.queue_ends_with_its_consumers(),
         nowait: false,
@@ -337,13 +341,19 @@ fn shared_queue_declare(plan: &Plan, queue: &Queue, durable: bool) -> queue::Dec
 }
 
 /// Classic is what a broker makes of a queue that says nothing, unless its virtual host says otherwise.
-pub(super) fn type_argument(arguments: &mut FieldTable, plan: &Plan) {
+pub(super) fn type_argument(arguments: &mut FieldTable, plan: &Topology) {
     if plan.queue_type == QueueType::Quorum {
         arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
     }
 }
 
-pub(super) async fn bind(connection: &mut Connection, channel: u16, queue: &Queue, to: &str, key: &str) -> Result<()> {
+pub(super) async fn bind(
+    connection: &mut AmqpConnection,
+    channel: u16,
+    queue: &Queue,
+    to: &str,
+    key: &str,
+) -> Result<()> {
     connection.call(channel, &binding(queue, to, key, false)).await.map(|_| ())
 }
 

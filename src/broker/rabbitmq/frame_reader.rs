@@ -5,7 +5,7 @@ use lapin::protocol::{AMQPClass, channel, gen_class, parse_class};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::broker::FRAME_EXTRA;
-use crate::message::{Delivery, Envelope, Outgoing, Route};
+use crate::message::{Delivery, Envelope, OutboundMessage, Route};
 
 pub const METHOD: u8 = 1;
 pub const HEADER: u8 = 2;
@@ -57,7 +57,7 @@ impl std::fmt::Display for Broken {
 
 /// One frame in the read buffer: where it lies, not what it says.
 #[derive(Clone, Copy, Debug)]
-pub struct Frame {
+pub struct FrameSpan {
     pub kind: u8,
     pub channel: u16,
     /// The payload's place.
@@ -65,7 +65,7 @@ pub struct Frame {
     end: usize,
 }
 
-impl Frame {
+impl FrameSpan {
     /// The first octet behind the frame.
     fn next(&self) -> usize {
         self.end + 1
@@ -73,7 +73,7 @@ impl Frame {
 }
 
 /// The reading end of a connection: bytes as they came, from which frames are taken in place.
-pub struct Reader<R> {
+pub struct FrameReader<R> {
     stream: R,
     buffer: BytesMut,
     frame_max: usize,
@@ -81,22 +81,22 @@ pub struct Reader<R> {
     wanted: usize,
 }
 
-impl<R> Reader<R> {
+impl<R> FrameReader<R> {
     /// The stream, and what is read from another in its place goes on where this stops.
-    pub fn into_parts(self) -> (R, Reader<()>) {
-        let Reader { stream, buffer, frame_max, wanted } = self;
-        (stream, Reader { stream: (), buffer, frame_max, wanted })
+    pub fn into_parts(self) -> (R, FrameReader<()>) {
+        let FrameReader { stream, buffer, frame_max, wanted } = self;
+        (stream, FrameReader { stream: (), buffer, frame_max, wanted })
     }
 
-    pub fn with_stream<S>(self, stream: S) -> Reader<S> {
-        let Reader { buffer, frame_max, wanted, .. } = self;
-        Reader { stream, buffer, frame_max, wanted }
+    pub fn with_stream<S>(self, stream: S) -> FrameReader<S> {
+        let FrameReader { buffer, frame_max, wanted, .. } = self;
+        FrameReader { stream, buffer, frame_max, wanted }
     }
 }
 
-impl<R: AsyncRead + Unpin> Reader<R> {
+impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub fn new(stream: R, frame_max: usize) -> Self {
-        Reader { stream, buffer: BytesMut::new(), frame_max, wanted: 0 }
+        FrameReader { stream, buffer: BytesMut::new(), frame_max, wanted: 0 }
     }
 
     pub fn set_frame_max(&mut self, bytes: usize) {
@@ -114,7 +114,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     /// The frame at `start`, if it is complete.
-    fn frame(&self, start: usize) -> Result<Option<Frame>, Broken> {
+    fn frame(&self, start: usize) -> Result<Option<FrameSpan>, Broken> {
         let Some(mut head) = self.buffer.get(start..start + FRAME_HEAD) else { return Ok(None) };
         let (kind, channel, size) = (head.get_u8(), head.get_u16(), head.get_u32() as usize);
         let limit = if kind == HEADER { HEADER_MAX } else { self.frame_max };
@@ -124,7 +124,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let payload = start + FRAME_HEAD;
         match self.buffer.get(payload + size) {
             None => Ok(None),
-            Some(&END) => Ok(Some(Frame { kind, channel, start: payload, end: payload + size })),
+            Some(&END) => Ok(Some(FrameSpan { kind, channel, start: payload, end: payload + size })),
             Some(_) => Err(Broken::Malformed("a frame without its end octet")),
         }
     }
@@ -278,14 +278,14 @@ fn settling_frame(channel: u16, method: u8, tag: u64, bits: u8) -> [u8; 21] {
 }
 
 /// basic.publish to one exchange with one routing key: the method frame, made once, and the start of the content header.
-pub struct Publish {
+pub struct PublishTemplate {
     frames: Box<[u8]>,
     channel: u16,
     /// Begins the ids of messages that have one.
     prefix: Box<str>,
 }
 
-impl Publish {
+impl PublishTemplate {
     /// A `mandatory` message comes back when there is no queue for it (basic.return).
     pub fn new(channel: u16, (exchange, routing_key): (&str, &str), mandatory: bool, prefix: &str) -> Self {
         let mut frames = vec![METHOD];
@@ -300,11 +300,11 @@ impl Publish {
         frames.extend_from_slice(&[u8::from(mandatory), END, HEADER]);
         frames.extend_from_slice(&channel.to_be_bytes());
         debug_assert_eq!(frames[frames.len() - 4], END);
-        Publish { frames: frames.into(), channel, prefix: prefix.into() }
+        PublishTemplate { frames: frames.into(), channel, prefix: prefix.into() }
     }
 
     /// Appends all the frames of a message.
-    pub fn write(&self, out: &mut Vec<u8>, message: &Outgoing, frame_max: usize) {
+    pub fn write(&self, out: &mut Vec<u8>, message: &OutboundMessage, frame_max: usize) {
         let properties = &message.properties;
         let body = &message.body;
         out.reserve(self.frames.len() + properties.size() + body.len() + 96);
@@ -339,7 +339,7 @@ mod tests {
     async fn read(deliver: &[u8]) -> Result<Option<Delivery>, Broken> {
         let header = [0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0];
         let stream = [frame(METHOD, deliver), frame(HEADER, &header), frame(BODY, b"ab")].concat();
-        let mut reader = Reader::new(&stream[..], 131_072);
+        let mut reader = FrameReader::new(&stream[..], 131_072);
         reader.fill().await?;
         assert_eq!(reader.is_delivery()?, Some(true));
         reader.take_delivery(0, |_| Some(Route::Message))
@@ -371,7 +371,7 @@ mod tests {
         let header = [&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0x80, 0, 1, b't'][..], &[0; 2 * FRAME_MAX]].concat();
         let body = vec![b'b'; FRAME_MAX];
         let stream = [frame(METHOD, &deliver), frame(HEADER, &header), frame(BODY, b"ab"), frame(BODY, &body)].concat();
-        let mut reader = Reader::new(&stream[..], FRAME_MAX);
+        let mut reader = FrameReader::new(&stream[..], FRAME_MAX);
         let delivery = loop {
             match reader.take_delivery(0, |_| Some(Route::Message)).unwrap() {
                 Some(delivery) => break delivery,

@@ -12,7 +12,7 @@ use super::stream::WriteEnd;
 const KEEP: usize = 512 * 1024;
 
 /// Every write may be dropped half-way: the rest of what has begun goes out before anything else does.
-pub struct Outlet {
+pub struct FrameWriter {
     stream: WriteEnd,
     buffer: Vec<u8>,
     /// Bytes of `buffer` that are out.
@@ -22,9 +22,9 @@ pub struct Outlet {
     wrote: Instant,
 }
 
-impl Outlet {
+impl FrameWriter {
     pub fn new(stream: WriteEnd) -> Self {
-        Outlet { stream, buffer: Vec::new(), written: 0, starts: Vec::new(), wrote: Instant::now() }
+        FrameWriter { stream, buffer: Vec::new(), written: 0, starts: Vec::new(), wrote: Instant::now() }
     }
 
     /// Nothing may wait in it.
@@ -88,14 +88,14 @@ impl Outlet {
     }
 
     /// connection.close.
-    pub async fn farewell(&mut self) -> Result<(), Broken> {
+    pub async fn send_close(&mut self) -> Result<(), Broken> {
         let close = connection::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };
         self.method(0, &AMQPClass::Connection(connection::AMQPMethod::Close(close))).await
     }
 
     /// Sends a heartbeat if nothing has gone out for `quiet`, and does not wait: a socket that is full has bytes on their
     /// way, which say the same.
-    pub fn beat(&mut self, quiet: Duration) -> Result<(), Broken> {
+    pub fn send_heartbeat(&mut self, quiet: Duration) -> Result<(), Broken> {
         if self.wrote.elapsed() < quiet {
             return Ok(());
         }
@@ -118,11 +118,11 @@ mod tests {
     /// More than a socket takes while nobody reads.
     const LARGE: usize = 32 << 20;
 
-    async fn outlet() -> (Outlet, TcpStream) {
+    async fn writer() -> (FrameWriter, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (far, _) = listener.accept().await.unwrap();
-        (Outlet::new(stream::plain(near).1), far)
+        (FrameWriter::new(stream::plain(near).1), far)
     }
 
     async fn all(mut far: TcpStream) -> Vec<u8> {
@@ -133,12 +133,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_write_that_is_dropped_half_way_is_finished_by_the_next() {
-        let (mut outlet, far) = outlet().await;
+        let (mut writer, far) = writer().await;
         let first = vec![1; LARGE];
-        assert!(outlet.write(&first).now_or_never().is_none(), "the socket took all of it at once");
+        assert!(writer.write(&first).now_or_never().is_none(), "the socket took all of it at once");
         let reading = tokio::spawn(all(far));
-        outlet.write(&[2, 2]).await.unwrap();
-        drop(outlet);
+        writer.write(&[2, 2]).await.unwrap();
+        drop(writer);
         let bytes = reading.await.unwrap();
         assert_eq!(bytes.len(), LARGE + 2);
         assert!(bytes.starts_with(&first) && bytes.ends_with(&[1, 2, 2]));
@@ -146,17 +146,17 @@ mod tests {
 
     #[tokio::test]
     async fn of_a_batch_that_is_dropped_only_what_has_begun_goes_out() {
-        let (mut outlet, far) = outlet().await;
-        outlet.begin();
+        let (mut writer, far) = writer().await;
+        writer.begin();
         for (octet, size) in [(1, 10), (2, LARGE), (3, 10)] {
-            outlet.next_message().extend(std::iter::repeat_n(octet, size));
+            writer.next_message().extend(std::iter::repeat_n(octet, size));
         }
         let mut begun = 0;
-        assert!(outlet.flush(|| begun += 1).now_or_never().is_none());
+        assert!(writer.flush(|| begun += 1).now_or_never().is_none());
         assert_eq!(begun, 2);
         let reading = tokio::spawn(all(far));
-        outlet.write(&[4]).await.unwrap();
-        drop(outlet);
+        writer.write(&[4]).await.unwrap();
+        drop(writer);
         let bytes = reading.await.unwrap();
         assert_eq!(bytes.len(), 10 + LARGE + 1);
         assert!(bytes.ends_with(&[2, 4]));
@@ -164,14 +164,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_socket_gets_no_heartbeat_and_a_quiet_one_does() {
-        let (mut outlet, far) = outlet().await;
-        outlet.beat(Duration::from_secs(60)).unwrap();
-        outlet.beat(Duration::ZERO).unwrap();
-        assert!(outlet.write(&vec![1; LARGE]).now_or_never().is_none());
-        outlet.beat(Duration::ZERO).unwrap();
+        let (mut writer, far) = writer().await;
+        writer.send_heartbeat(Duration::from_secs(60)).unwrap();
+        writer.send_heartbeat(Duration::ZERO).unwrap();
+        assert!(writer.write(&vec![1; LARGE]).now_or_never().is_none());
+        writer.send_heartbeat(Duration::ZERO).unwrap();
         let reading = tokio::spawn(all(far));
-        outlet.write(&[]).await.unwrap();
-        drop(outlet);
+        writer.write(&[]).await.unwrap();
+        drop(writer);
         let bytes = reading.await.unwrap();
         assert_eq!(bytes.len(), HEARTBEAT_FRAME.len() + LARGE);
         assert!(bytes.starts_with(&HEARTBEAT_FRAME) && bytes.ends_with(&[1]));

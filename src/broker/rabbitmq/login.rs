@@ -7,14 +7,14 @@ use lapin::protocol::{AMQPClass, basic, channel, connection};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::net::TcpStream;
 
-use super::frame_reader::{BASIC_DELIVER, Broken, METHOD, Reader, close_channel, method_frame, parse_method};
-use super::frame_writer::Outlet;
+use super::frame_reader::{BASIC_DELIVER, Broken, FrameReader, METHOD, close_channel, method_frame, parse_method};
+use super::frame_writer::FrameWriter;
 use super::stream::{self, ReadEnd};
 use super::tls::{self, Tls};
 use crate::broker::FRAME_MAX;
 use crate::config::{AuthMechanism, BrokerSettings};
 use crate::error::{Error, Result};
-use crate::host::Place;
+use crate::host::DeliveryExecutor;
 
 const CHANNEL_MAX: u16 = 2047;
 
@@ -26,18 +26,18 @@ pub struct Endpoint {
     pub address: SocketAddr,
 }
 
-pub struct Connection {
-    pub reader: Reader<ReadEnd>,
-    pub outlet: Outlet,
+pub struct AmqpConnection {
+    pub reader: FrameReader<ReadEnd>,
+    pub writer: FrameWriter,
     pub frame_max: usize,
     /// None: no heartbeats.
     pub heartbeat: Option<Duration>,
     address: String,
 }
 
-impl Connection {
+impl AmqpConnection {
     /// Connects to one address and logs in.
-    pub async fn open(settings: &BrokerSettings, tls: Option<&Tls>, endpoint: &Endpoint) -> Result<Connection> {
+    pub async fn open(settings: &BrokerSettings, tls: Option<&Tls>, endpoint: &Endpoint) -> Result<AmqpConnection> {
         let address = settings.address.clone();
         let connect = async {
             let tcp = dial(endpoint.address, settings.no_delay).await?;
@@ -47,21 +47,21 @@ impl Connection {
             }
         };
         let (reader, writer) = connect.await.map_err(|error| unreachable(&error, address.clone()))?;
-        let reader = Reader::new(reader, FRAME_MAX);
-        let outlet = Outlet::new(writer);
-        let mut opened = Connection { reader, outlet, frame_max: 0, heartbeat: None, address };
+        let reader = FrameReader::new(reader, FRAME_MAX);
+        let writer = FrameWriter::new(writer);
+        let mut opened = AmqpConnection { reader, writer, frame_max: 0, heartbeat: None, address };
         opened.log_in(settings).await?;
         Ok(opened)
     }
 
-    /// The same, with what comes read at `place` where that can be; and whether it can.
-    pub fn read_at(self, place: &dyn Place) -> Result<(Connection, bool)> {
+    /// The same, with what comes read at `executor` where that can be; and whether it can.
+    pub fn read_at(self, executor: &dyn DeliveryExecutor) -> Result<(AmqpConnection, bool)> {
         let (reader, rest) = self.reader.into_parts();
-        let ends = stream::read_at(place, (reader, self.outlet.into_stream()));
+        let ends = stream::read_at(executor, (reader, self.writer.into_stream()));
         let (reader, writer) = ends.map_err(|error| unreachable(&error, self.address.clone()))?;
         let moved = matches!(reader, ReadEnd::Moved(_));
-        let (reader, outlet) = (rest.with_stream(reader), Outlet::new(writer));
-        Ok((Connection { reader, outlet, ..self }, moved))
+        let (reader, writer) = (rest.with_stream(reader), FrameWriter::new(writer));
+        Ok((AmqpConnection { reader, writer, ..self }, moved))
     }
 
     async fn log_in(&mut self, settings: &BrokerSettings) -> Result<()> {
@@ -123,7 +123,7 @@ impl Connection {
 
     /// connection.close and its answer; a connection that is gone already needs no goodbye.
     pub async fn close(mut self) {
-        if self.outlet.farewell().await.is_ok() {
+        if self.writer.send_close().await.is_ok() {
             let _ = self.method(0).await;
         }
     }
@@ -139,7 +139,7 @@ impl Connection {
     }
 
     pub async fn write(&mut self, frames: &[u8]) -> Result<()> {
-        if self.outlet.write(frames).await.is_ok() {
+        if self.writer.write(frames).await.is_ok() {
             return Ok(());
         }
         // Whoever hangs up may have said why: a certificate that is missing is a matter of the first bytes after it.

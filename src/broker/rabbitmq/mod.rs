@@ -1,6 +1,6 @@
 //! RabbitMQ: a lean lane of our own, on lapin's protocol types.
 //!
-//! - [`wire`] takes frames and deliveries in place and makes publishes from templates; [`outlet`] is where all frames go out.
+//! - [`wire`] takes frames and deliveries in place and makes publishes from templates; [`writer`] is where all frames go out.
 //! - [`stream`] is TCP or, with [`tls`], TLS.
 //! - [`connect`] logs in; [`publishing`] and [`consuming`] are the two connections of a session. RabbitMQ stops reading from
 //!   a connection that it blocks for publishing, and acknowledgements must not be stuck behind that.
@@ -22,7 +22,7 @@ mod tls;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing {
     //! The reader of the broker's bytes, for the fuzz targets.
-    pub use super::frame_reader::{Broken, METHOD, Reader, parse_method};
+    pub use super::frame_reader::{Broken, FrameReader, METHOD, parse_method};
 }
 
 use std::collections::VecDeque;
@@ -33,17 +33,17 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
-use super::topology::{Plan, Routes};
+use super::topology::{Routes, Topology};
 use crate::broker::{Acker, Broker, FRAME_EXTRA, Routed, Session};
 use crate::config::BrokerSettings;
 use crate::error::{Error, Result};
-use crate::host::Place;
-use crate::message::{Delivery, Outgoing, Route};
-use consume_channel::Consuming;
+use crate::host::DeliveryExecutor;
+use crate::message::{Delivery, OutboundMessage, Route};
+use consume_channel::ConsumeChannel;
 use declare::{Control, Declared, Resolve};
 use frame_reader::Broken;
 use login::{Endpoint, reply_code};
-use publish_channel::{Offered, Published, Publishing};
+use publish_channel::{Offered, PublishChannel, Published};
 use tls::Tls;
 
 /// The least time between two declarations of what has gone.
@@ -64,34 +64,38 @@ pub struct AmqpBroker {
     /// Sessions so far. Each has its own exclusive queue: the broker may not have noticed yet that the one before is gone,
     /// and would answer RESOURCE_LOCKED for its name.
     sessions: AtomicU32,
-    place: Option<Arc<dyn Place>>,
+    executor: Option<Arc<dyn DeliveryExecutor>>,
 }
 
 impl AmqpBroker {
-    /// `place` reads the deliveries, where that can be.
-    pub fn new(settings: BrokerSettings, place: Option<Arc<dyn Place>>) -> Result<Self> {
-        AmqpBroker::with_resolver(settings, place, Arc::new(declare::resolve))
+    /// `executor` reads the deliveries, where that can be.
+    pub fn new(settings: BrokerSettings, executor: Option<Arc<dyn DeliveryExecutor>>) -> Result<Self> {
+        AmqpBroker::with_resolver(settings, executor, Arc::new(declare::resolve))
     }
 
-    fn with_resolver(settings: BrokerSettings, place: Option<Arc<dyn Place>>, resolve: Resolve) -> Result<Self> {
+    fn with_resolver(
+        settings: BrokerSettings,
+        executor: Option<Arc<dyn DeliveryExecutor>>,
+        resolve: Resolve,
+    ) -> Result<Self> {
         let tls = settings.tls.as_ref().map(Tls::new).transpose()?;
         let (durable_queues, first) = (AtomicBool::new(false), AtomicUsize::new(0));
         let control = Control { settings, tls, durable_queues, first, resolve };
-        Ok(AmqpBroker { control: Arc::new(control), sessions: AtomicU32::new(0), place })
+        Ok(AmqpBroker { control: Arc::new(control), sessions: AtomicU32::new(0), executor })
     }
 
     /// On the first host that answers.
-    async fn session(&self, plan: &Plan) -> Result<AmqpSession> {
+    async fn session(&self, plan: &Topology) -> Result<AmqpSession> {
         let mut plan = plan.clone();
         let session = self.sessions.fetch_add(1, Ordering::Relaxed);
-        let renamed = session > 0 && !plan.is_reliable();
+        let renamed = session > 0 && !plan.is_at_least_once();
         for queue in plan.queues.iter_mut().filter(|queue| queue.private && renamed) {
             queue.name = format!("{}-{session}", queue.name);
         }
         let Declared { connection, endpoint, standing } = self.control.declare(&plan).await?;
         // First what may be refused: deliveries that come and cannot be answered would go back to their queue.
-        let publishing = Publishing::new(self.control.connect(&endpoint).await?, &plan).await?;
-        let consuming = Consuming::new(connection, &plan, &standing, self.place.as_deref()).await?;
+        let publishing = PublishChannel::new(self.control.connect(&endpoint).await?, &plan).await?;
+        let consuming = ConsumeChannel::new(connection, &plan, &standing, self.executor.as_deref()).await?;
         self.control.first.store(0, Ordering::Relaxed);
         Ok(AmqpSession {
             control: self.control.clone(),
@@ -113,7 +117,7 @@ impl AmqpBroker {
 impl Broker for AmqpBroker {
     type Session = AmqpSession;
 
-    async fn connect(&self, plan: &Plan) -> Result<AmqpSession> {
+    async fn connect(&self, plan: &Topology) -> Result<AmqpSession> {
         for _ in 1..DECLARE_ATTEMPTS {
             match self.session_anywhere(plan).await {
                 Err(Error::Refused { code: "NOT_FOUND", .. }) => (),
@@ -130,7 +134,7 @@ impl Broker for AmqpBroker {
 
 impl AmqpBroker {
     /// On the first host that answers and stays.
-    async fn session_anywhere(&self, plan: &Plan) -> Result<AmqpSession> {
+    async fn session_anywhere(&self, plan: &Topology) -> Result<AmqpSession> {
         let first = &self.control.first;
         for _ in 1..self.control.settings.hosts.len() {
             let before = first.load(Ordering::Relaxed);
@@ -152,8 +156,8 @@ impl AmqpBroker {
 
 /// What came back and is being published again: what does not go out is kept.
 struct Back<'a> {
-    messages: VecDeque<Outgoing>,
-    publishing: &'a Publishing,
+    messages: VecDeque<OutboundMessage>,
+    publishing: &'a PublishChannel,
 }
 
 impl Drop for Back<'_> {
@@ -165,9 +169,9 @@ impl Drop for Back<'_> {
 pub struct AmqpSession {
     control: Arc<Control>,
     endpoint: Endpoint,
-    plan: Plan,
-    publishing: Publishing,
-    consuming: Consuming,
+    plan: Topology,
+    publishing: PublishChannel,
+    consuming: ConsumeChannel,
     silence: Silence,
     /// The broker has closed the channel for something that one of the messages said: they go one by one.
     careful: AtomicBool,
@@ -242,10 +246,10 @@ impl AmqpSession {
 
     /// Opens the publishing channel again, with what it publishes to declared.
     async fn reopen(&self) -> Result<()> {
-        if !self.plan.is_reliable() {
+        if !self.plan.is_at_least_once() {
             self.lose_channel();
         }
-        if self.publishing.wants_exchange() && self.plan.targets.is_empty() {
+        if self.publishing.wants_exchange() && self.plan.publish_queues.is_empty() {
             // What is published to is bound by others, who declare it again when they do that. Declaring it here at once
             // would have messages go to nobody, or to the first of several gateways alone.
             sleep(BOUND_AGAIN).await;
@@ -281,7 +285,7 @@ impl AmqpSession {
             let returned = self.publishing.returned_count();
             if self.publishing.is_refused() {
                 self.publishing.renew().await.map_err(|broken| self.broken(broken))?;
-            } else if self.plan.targets.is_empty() && !self.plan.is_reliable() {
+            } else if self.plan.publish_queues.is_empty() && !self.plan.is_at_least_once() {
                 if !self.publishing.was_routed() {
                     self.lose_unrouted(std::mem::take(&mut back.messages).len());
                     continue;
@@ -289,7 +293,8 @@ impl AmqpSession {
                 // There was a queue until now: its exchange was deleted, and is bound again, or the last gateway has left.
                 self.unrouted.store(false, Ordering::Relaxed);
                 sleep(BOUND_AGAIN).await;
-            } else if self.plan.targets.is_empty() || self.returned.swap(returned, Ordering::Relaxed) == returned {
+            } else if self.plan.publish_queues.is_empty() || self.returned.swap(returned, Ordering::Relaxed) == returned
+            {
                 // The queues are others', or there are queues that refuse: they may be ready later.
                 sleep(DECLARE_INTERVAL).await;
             } else {
@@ -297,7 +302,7 @@ impl AmqpSession {
             }
             if self.careful.load(Ordering::Relaxed) {
                 self.publish_one_by_one(&mut back.messages).await?;
-            } else if self.plan.is_reliable() {
+            } else if self.plan.is_at_least_once() {
                 self.publish_if_taken(back).await?;
             } else {
                 self.publish_all(&mut back.messages).await?;
@@ -332,7 +337,7 @@ impl AmqpSession {
         Ok(())
     }
 
-    async fn publish_all(&self, batch: &mut VecDeque<Outgoing>) -> Result<()> {
+    async fn publish_all(&self, batch: &mut VecDeque<OutboundMessage>) -> Result<()> {
         loop {
             let (count, alone) = self.together(batch);
             if alone {
@@ -347,7 +352,7 @@ impl AmqpSession {
                         return Ok(());
                     }
                 }
-                Published::ChannelClosed if self.plan.is_reliable() => {
+                Published::ChannelClosed if self.plan.is_at_least_once() => {
                     self.careful.fetch_or(!self.publishing.wants_exchange(), Ordering::Relaxed);
                     // What was on the channel goes first; it has come back.
                     self.publishing.put_behind(batch);
@@ -361,8 +366,8 @@ impl AmqpSession {
 
     /// How many of the batch go together, and whether that is one alone: without confirms, whatever is on its way beside a
     /// message for which the broker closes the channel would be lost with it.
-    fn together(&self, batch: &VecDeque<Outgoing>) -> (usize, bool) {
-        if self.plan.is_reliable() {
+    fn together(&self, batch: &VecDeque<OutboundMessage>) -> (usize, bool) {
+        if self.plan.is_at_least_once() {
             return (batch.len(), false);
         }
         match batch.iter().position(|message| message.body.len() >= LARGE) {
@@ -378,7 +383,7 @@ impl AmqpSession {
     }
 
     /// The message for which the broker closes the channel is lost, and no other.
-    async fn publish_one_by_one(&self, batch: &mut VecDeque<Outgoing>) -> Result<()> {
+    async fn publish_one_by_one(&self, batch: &mut VecDeque<OutboundMessage>) -> Result<()> {
         while let Some(message) = batch.pop_front() {
             let mut one = Back { messages: VecDeque::from([message]), publishing: &self.publishing };
             if let Published::All =
@@ -414,7 +419,7 @@ impl AmqpSession {
 
     /// Sends heartbeats and waits for the broker's, which come twice in an interval. One and a half without a sign, looked
     /// at twice in each, end the session within two.
-    async fn beat(&self) -> Broken {
+    async fn send_heartbeat(&self) -> Broken {
         let Some(heartbeat) = self.publishing.heartbeat.or(self.consuming.heartbeat) else {
             return std::future::pending().await;
         };
@@ -431,7 +436,8 @@ impl AmqpSession {
                     return Broken::Unusable(format!("no heartbeat for {silence} ms"));
                 }
             }
-            for beaten in [self.publishing.beat(heartbeat / 2), self.consuming.beat(heartbeat / 2)] {
+            for beaten in [self.publishing.send_heartbeat(heartbeat / 2), self.consuming.send_heartbeat(heartbeat / 2)]
+            {
                 if let Err(broken) = beaten {
                     return broken;
                 }
@@ -445,7 +451,7 @@ impl Session for AmqpSession {
         self.publishing.frame_max - FRAME_EXTRA
     }
 
-    async fn publish(&self, batch: &mut VecDeque<Outgoing>) -> Result<usize> {
+    async fn publish(&self, batch: &mut VecDeque<OutboundMessage>) -> Result<usize> {
         self.publish_back().await?;
         while !batch.is_empty() {
             self.publish_all(batch).await?;
@@ -454,7 +460,7 @@ impl Session for AmqpSession {
         Ok(self.refused())
     }
 
-    async fn publish_if_routed(&self, batch: &mut VecDeque<Outgoing>) -> Result<Routed> {
+    async fn publish_if_routed(&self, batch: &mut VecDeque<OutboundMessage>) -> Result<Routed> {
         let mut again = true;
         // Out of the batch before it goes out: when the connection ends before the answer, it may have arrived.
         while let Some(message) = batch.pop_front() {
@@ -495,12 +501,12 @@ impl Session for AmqpSession {
         }
     }
 
-    fn unsettled(&self) -> VecDeque<Outgoing> {
+    fn unsettled(&self) -> VecDeque<OutboundMessage> {
         self.publishing.unsettled()
     }
 
     fn refused(&self) -> usize {
-        if !self.plan.is_reliable() {
+        if !self.plan.is_at_least_once() {
             self.lose_channel();
         }
         self.refused.swap(0, Ordering::Relaxed)
@@ -542,8 +548,8 @@ impl Session for AmqpSession {
             broken = self.publishing.survey() => broken,
             broken = self.bind_again() => broken,
             broken = self.consuming.leave() => broken,
-            () = self.publishing.neglected() => Broken::Unusable("the broker confirms nothing".to_owned()),
-            broken = self.beat() => broken,
+            () = self.publishing.confirm_timeout() => Broken::Unusable("the broker confirms nothing".to_owned()),
+            broken = self.send_heartbeat() => broken,
         };
         self.broken(broken)
     }
@@ -585,7 +591,7 @@ mod tests {
         let addresses = vec![silent.local_addr().unwrap(), other.local_addr().unwrap()];
         let limit = 3000;
         let settings = settings(limit);
-        let plan = Plan::new(&settings, Role::Worker, "unique");
+        let plan = Topology::new(&settings, Role::Worker, "unique");
         let resolve: Resolve = Arc::new(move |_| {
             let addresses = addresses.clone();
             Box::pin(async move { Ok(addresses) })

@@ -23,15 +23,17 @@ use lapin::protocol::{AMQPClass, basic, channel, confirm, connection, tx};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{Instant, sleep};
 
-use super::confirm_window::Window;
-use super::frame_reader::{BODY, Broken, HEADER, METHOD, Publish, Reader, close_channel, method_frame, parse_method};
-use super::frame_writer::Outlet;
-use super::login::Connection;
-use super::returned_message::{Known, Returning};
+use super::confirm_window::ConfirmWindow;
+use super::frame_reader::{
+    BODY, Broken, FrameReader, HEADER, METHOD, PublishTemplate, close_channel, method_frame, parse_method,
+};
+use super::frame_writer::FrameWriter;
+use super::login::AmqpConnection;
+use super::returned_message::{ReturnedMessage, RouteTable};
 use super::stream::ReadEnd;
-use crate::broker::topology::Plan;
+use crate::broker::topology::Topology;
 use crate::error::Error;
-use crate::message::{Headers, JSON, Outgoing, Properties, Route};
+use crate::message::{Headers, JSON, OutboundMessage, Properties, Route};
 
 const CHANNEL: u16 = 1;
 /// For the question whether the login may publish.
@@ -43,29 +45,29 @@ const CONFIRM_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a broker may refuse everything before the channel is opened anew.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
 
-pub struct Publishing {
-    reader: Mutex<Reader<ReadEnd>>,
-    outlet: Mutex<Outlet>,
+pub struct PublishChannel {
+    reader: Mutex<FrameReader<ReadEnd>>,
+    writer: Mutex<FrameWriter>,
     /// By route.
-    templates: [Publish; 3],
-    known: Known,
+    templates: [PublishTemplate; 3],
+    known: RouteTable,
     pub frame_max: usize,
     pub heartbeat: Option<Duration>,
     /// The channel is in confirm mode.
     confirms: bool,
-    flight: std::sync::Mutex<Flight>,
+    flight: std::sync::Mutex<InFlight>,
     /// Something has been published.
     wrote: Notify,
-    state: watch::Sender<State>,
+    state: watch::Sender<PublishState>,
 }
 
 /// What the broker has been handed.
 #[derive(Default)]
-struct Flight {
+struct InFlight {
     /// Not confirmed; always empty without confirms.
-    window: Window,
+    window: ConfirmWindow,
     /// Not routed, not taken, or handed over on a channel that has been closed: to be published again, in order.
-    back: VecDeque<Outgoing>,
+    back: VecDeque<OutboundMessage>,
     /// Since when the broker has refused (basic.nack) and taken nothing.
     refusing: Option<Instant>,
     /// Without confirms.
@@ -114,7 +116,7 @@ impl Survey {
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
-struct State {
+struct PublishState {
     /// The broker's reason, while connection.blocked is in force.
     blocked: Option<String>,
     channel: ChannelState,
@@ -152,51 +154,51 @@ pub enum Offered {
 
 pub const ROUTES: [Route; 3] = [Route::Receive, Route::Status, Route::Message];
 
-impl Publishing {
-    pub async fn new(mut connection: Connection, plan: &Plan) -> crate::error::Result<Publishing> {
+impl PublishChannel {
+    pub async fn new(mut connection: AmqpConnection, plan: &Topology) -> crate::error::Result<PublishChannel> {
         let blocked = check_permissions(&mut connection, plan).await?;
         connection.open_channel(CHANNEL).await?;
-        let confirms = plan.is_reliable();
+        let confirms = plan.is_at_least_once();
         if confirms {
             connection.call(CHANNEL, &select_confirms()).await?;
         }
-        let Connection { reader, outlet, frame_max, heartbeat, .. } = connection;
+        let AmqpConnection { reader, writer, frame_max, heartbeat, .. } = connection;
         // All of it is mandatory: a message for which there is no queue comes back, and is not lost without a word.
-        let templates = ROUTES.map(|route| Publish::new(CHANNEL, plan.target(route), true, &plan.unique));
-        Ok(Publishing {
+        let templates = ROUTES.map(|route| PublishTemplate::new(CHANNEL, plan.target(route), true, &plan.unique));
+        Ok(PublishChannel {
             reader: Mutex::new(reader),
-            outlet: Mutex::new(outlet),
+            writer: Mutex::new(writer),
             templates,
-            known: Known::new(plan),
+            known: RouteTable::new(plan),
             frame_max,
             heartbeat,
             confirms,
             flight: std::sync::Mutex::default(),
             wrote: Notify::new(),
-            state: watch::Sender::new(State { blocked, ..State::default() }),
+            state: watch::Sender::new(PublishState { blocked, ..PublishState::default() }),
         })
     }
 
-    fn flight(&self) -> std::sync::MutexGuard<'_, Flight> {
+    fn flight(&self) -> std::sync::MutexGuard<'_, InFlight> {
         self.flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes the first `count` of the batch. Whenever this ends, finished or dropped, `batch` holds what has not begun to go
     /// out.
-    pub async fn publish(&self, batch: &mut VecDeque<Outgoing>, count: usize) -> Result<Published, Broken> {
-        let clear = |state: &State| {
+    pub async fn publish(&self, batch: &mut VecDeque<OutboundMessage>, count: usize) -> Result<Published, Broken> {
+        let clear = |state: &PublishState| {
             state.channel != ChannelState::Open || (state.blocked.is_none() && !self.flight().window.is_full())
         };
         if !clear(&self.state.borrow()) {
             let _ = self.state.subscribe().wait_for(clear).await;
         }
-        let mut outlet = self.outlet.lock().await;
+        let mut writer = self.writer.lock().await;
         if self.state.borrow().channel != ChannelState::Open {
             return Ok(Published::ChannelClosed);
         }
-        outlet.begin();
+        writer.begin();
         for message in batch.iter().take(count) {
-            self.templates[message.route as usize].write(outlet.next_message(), message, self.frame_max);
+            self.templates[message.route as usize].write(writer.next_message(), message, self.frame_max);
         }
         let waiting = batch.len();
         let begun = || {
@@ -206,7 +208,7 @@ impl Publishing {
                 self.flight().window.push(message);
             }
         };
-        outlet.flush(begun).await?;
+        writer.flush(begun).await?;
         if !self.confirms {
             // Still under the outlet's lock, so that a question counts exactly what went out before it.
             self.flight().survey.written += (waiting - batch.len()) as u64;
@@ -216,7 +218,7 @@ impl Publishing {
     }
 
     /// What has come back, in order. Taken once nothing more of what was published can come back.
-    pub async fn take_back(&self) -> Result<VecDeque<Outgoing>, Broken> {
+    pub async fn take_back(&self) -> Result<VecDeque<OutboundMessage>, Broken> {
         if self.confirms {
             self.confirmed().await;
         } else {
@@ -228,7 +230,7 @@ impl Publishing {
     }
 
     /// Gives back what could not be published after all.
-    pub fn put_back(&self, messages: &mut VecDeque<Outgoing>) {
+    pub fn put_back(&self, messages: &mut VecDeque<OutboundMessage>) {
         let mut flight = self.flight();
         while let Some(message) = messages.pop_back() {
             flight.back.push_front(message);
@@ -236,7 +238,7 @@ impl Publishing {
     }
 
     /// What has not gone out yet comes after what has come back.
-    pub fn put_behind(&self, messages: &mut VecDeque<Outgoing>) {
+    pub fn put_behind(&self, messages: &mut VecDeque<OutboundMessage>) {
         let mut back = self.unsettled();
         back.append(messages);
         self.put_back(&mut back);
@@ -289,13 +291,13 @@ impl Publishing {
     /// Resolves when all that was published is confirmed, has come back, or lies on a closed channel.
     pub async fn confirmed(&self) {
         let mut state = self.state.subscribe();
-        let settled = |state: &State| state.channel != ChannelState::Open || self.flight().window.is_empty();
+        let settled = |state: &PublishState| state.channel != ChannelState::Open || self.flight().window.is_empty();
         let _ = state.wait_for(settled).await;
     }
 
     /// Resolves when the oldest message has waited long for its confirm: a cluster that changes its leaders can lose what
     /// it was handed, without a word, on a connection that lives on.
-    pub async fn neglected(&self) {
+    pub async fn confirm_timeout(&self) {
         let mut before = None;
         loop {
             sleep(CONFIRM_PATIENCE / 2).await;
@@ -309,9 +311,9 @@ impl Publishing {
     }
 
     /// What has not arrived for certain, in order.
-    pub fn unsettled(&self) -> VecDeque<Outgoing> {
+    pub fn unsettled(&self) -> VecDeque<OutboundMessage> {
         let mut flight = self.flight();
-        let mut left: Vec<Outgoing> = std::mem::take(&mut flight.back).into();
+        let mut left: Vec<OutboundMessage> = std::mem::take(&mut flight.back).into();
         left.extend(flight.window.take().map(|mut message| {
             message.id.again = true;
             message
@@ -325,22 +327,22 @@ impl Publishing {
 
     /// Resolves when everything that was published before has been looked at by the broker, or lies on a closed channel.
     pub async fn barrier(&self) -> Result<(), Broken> {
-        let mut outlet = self.outlet.lock().await;
+        let mut writer = self.writer.lock().await;
         // Nothing may follow the answer to the broker's close, which waits for this outlet then.
         if !self.is_open() {
             return Ok(());
         }
         let question = self.flight().survey.ask();
         let qos = basic::Qos { prefetch_count: 0, global: false };
-        outlet.method(CHANNEL, &AMQPClass::Basic(basic::AMQPMethod::Qos(qos))).await?;
-        drop(outlet);
+        writer.method(CHANNEL, &AMQPClass::Basic(basic::AMQPMethod::Qos(qos))).await?;
+        drop(writer);
         let mut state = self.state.subscribe();
         let _ = state.wait_for(|state| state.answered >= question || state.channel != ChannelState::Open).await;
         Ok(())
     }
 
     /// Publishes one message as mandatory.
-    pub async fn publish_if_routed(&self, message: &Outgoing) -> Result<Offered, Broken> {
+    pub async fn publish_if_routed(&self, message: &OutboundMessage) -> Result<Offered, Broken> {
         let before = self.returned_count();
         let mut frames = Vec::new();
         self.templates[message.route as usize].write(&mut frames, message, self.frame_max);
@@ -420,7 +422,7 @@ impl Publishing {
         if let Some(reason) = blocked {
             told(Some(&reason));
         }
-        let mut returning = Returning::default();
+        let mut returning = ReturnedMessage::default();
         loop {
             let frame = match reader.take_frame() {
                 Ok(Some(frame)) => frame,
@@ -478,7 +480,7 @@ impl Publishing {
                     }
                 }
                 AMQPClass::Basic(basic::AMQPMethod::Return(method)) => {
-                    returning = Returning::of(method.exchange.as_str(), method.routing_key.as_str(), &self.known);
+                    returning = ReturnedMessage::of(method.exchange.as_str(), method.routing_key.as_str(), &self.known);
                 }
                 AMQPClass::Basic(basic::AMQPMethod::Ack(ack)) => {
                     let mut flight = self.flight();
@@ -489,7 +491,7 @@ impl Publishing {
                 }
                 AMQPClass::Basic(basic::AMQPMethod::Nack(nack)) => {
                     let mut flight = self.flight();
-                    let Flight { window, back, refusing, .. } = &mut *flight;
+                    let InFlight { window, back, refusing, .. } = &mut *flight;
                     refusing.get_or_insert_with(Instant::now);
                     window.settle(nack.delivery_tag, nack.multiple, |mut message| {
                         // What came behind it may have been taken.
@@ -523,17 +525,17 @@ impl Publishing {
     }
 
     /// A writer that is busy needs no heartbeat.
-    pub fn beat(&self, quiet: Duration) -> Result<(), Broken> {
-        self.outlet.try_lock().map_or(Ok(()), |mut outlet| outlet.beat(quiet))
+    pub fn send_heartbeat(&self, quiet: Duration) -> Result<(), Broken> {
+        self.writer.try_lock().map_or(Ok(()), |mut writer| writer.send_heartbeat(quiet))
     }
 
     async fn write(&self, frames: &[u8]) -> Result<(), Broken> {
-        self.outlet.lock().await.write(frames).await
+        self.writer.lock().await.write(frames).await
     }
 
     /// connection.close; its answer says that the broker has taken everything before it.
     pub async fn close(&self) {
-        if self.outlet.lock().await.farewell().await.is_err() {
+        if self.writer.lock().await.send_close().await.is_err() {
             return;
         }
         let mut state = self.state.subscribe();
@@ -563,15 +565,19 @@ fn is_mendable(code: u16) -> bool {
 ///
 /// Answers why the broker does not take messages at present (connection.blocked): it reads nothing more from this connection
 /// then, and what it thinks of the login shows when it goes on.
-async fn check_permissions(connection: &mut Connection, plan: &Plan) -> crate::error::Result<Option<String>> {
+async fn check_permissions(connection: &mut AmqpConnection, plan: &Topology) -> crate::error::Result<Option<String>> {
     let transaction = |method| method_frame(CHECK_CHANNEL, &AMQPClass::Tx(method));
     connection.open_channel(CHECK_CHANNEL).await?;
     connection.call(CHECK_CHANNEL, &AMQPClass::Tx(tx::AMQPMethod::Select(tx::Select {}))).await?;
     let properties = Arc::new(Properties::new(JSON, &Headers::default()));
     let mut frames = Vec::new();
     for route in plan.role.publishes() {
-        let message = Outgoing::new(*route, properties.clone(), Bytes::new());
-        Publish::new(CHECK_CHANNEL, plan.target(*route), false, "").write(&mut frames, &message, connection.frame_max);
+        let message = OutboundMessage::new(*route, properties.clone(), Bytes::new());
+        PublishTemplate::new(CHECK_CHANNEL, plan.target(*route), false, "").write(
+            &mut frames,
+            &message,
+            connection.frame_max,
+        );
     }
     frames.extend(transaction(tx::AMQPMethod::Rollback(tx::Rollback {})));
     connection.write(&frames).await?;

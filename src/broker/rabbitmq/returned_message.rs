@@ -4,44 +4,44 @@ use std::sync::Arc;
 
 use super::frame_reader::HEADER;
 use super::publish_channel::ROUTES;
-use crate::broker::topology::Plan;
-use crate::message::{MessageId, Outgoing, Properties, Route, message_id};
+use crate::broker::topology::Topology;
+use crate::message::{MessageId, OutboundMessage, Properties, Route, message_id};
 
 /// How what is published here can be known again.
-pub struct Known {
+pub struct RouteTable {
     /// Exchange and routing key, by route.
-    targets: [(String, String); 3],
+    publish_queues: [(String, String); 3],
     /// What message ids begin with.
     prefix: String,
 }
 
-impl Known {
-    pub fn new(plan: &Plan) -> Self {
+impl RouteTable {
+    pub fn new(plan: &Topology) -> Self {
         let owned = |(exchange, key): (&str, &str)| (exchange.to_owned(), key.to_owned());
-        Known { targets: ROUTES.map(|route| owned(plan.target(route))), prefix: plan.unique.clone() }
+        RouteTable { publish_queues: ROUTES.map(|route| owned(plan.target(route))), prefix: plan.unique.clone() }
     }
 }
 
 /// A message that is coming back, frame by frame (basic.return and its content).
 #[derive(Default)]
-pub struct Returning {
+pub struct ReturnedMessage {
     route: Option<Route>,
     properties: Option<(Arc<Properties>, MessageId)>,
     size: usize,
     body: Vec<u8>,
 }
 
-impl Returning {
-    pub fn of(exchange: &str, key: &str, known: &Known) -> Self {
+impl ReturnedMessage {
+    pub fn of(exchange: &str, key: &str, known: &RouteTable) -> Self {
         let ours = |route: &Route| {
-            let (name, routing_key) = &known.targets[*route as usize];
+            let (name, routing_key) = &known.publish_queues[*route as usize];
             name == exchange && routing_key == key
         };
-        Returning { route: ROUTES.into_iter().find(ours), ..Returning::default() }
+        ReturnedMessage { route: ROUTES.into_iter().find(ours), ..ReturnedMessage::default() }
     }
 
     /// Takes a frame of the content; gives the message when that was the last one.
-    pub fn content(&mut self, kind: u8, payload: &[u8], known: &Known) -> Option<Outgoing> {
+    pub fn content(&mut self, kind: u8, payload: &[u8], known: &RouteTable) -> Option<OutboundMessage> {
         if kind == HEADER {
             let (fixed, properties) = payload.split_at_checked(12)?;
             self.size = usize::try_from(u64::from_be_bytes(fixed[4..].try_into().ok()?)).ok()?;
@@ -56,8 +56,8 @@ impl Returning {
         if self.body.len() < self.size {
             return None;
         }
-        let Returning { route, properties, body, .. } = std::mem::take(self);
+        let ReturnedMessage { route, properties, body, .. } = std::mem::take(self);
         let (properties, id) = properties?;
-        Some(Outgoing { route: route?, properties, body: body.into(), id })
+        Some(OutboundMessage { route: route?, properties, body: body.into(), id })
     }
 }

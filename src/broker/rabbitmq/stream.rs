@@ -9,18 +9,18 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_rustls::client::TlsStream;
 
-use crate::host::{MovedReader, MovedWriter, Place};
+use crate::host::{DeliveryExecutor, ExecutorReader, ExecutorWriter};
 
 pub enum ReadEnd {
     Plain(OwnedReadHalf),
     Tls(ReadHalf<TlsStream<TcpStream>>),
-    Moved(MovedReader),
+    Moved(ExecutorReader),
 }
 
 pub enum WriteEnd {
     Plain(OwnedWriteHalf),
     Tls(WriteHalf<TlsStream<TcpStream>>),
-    Moved(Box<dyn MovedWriter>),
+    Moved(Box<dyn ExecutorWriter>),
 }
 
 impl WriteEnd {
@@ -38,14 +38,14 @@ pub fn plain(stream: TcpStream) -> (ReadEnd, WriteEnd) {
     (ReadEnd::Plain(reader), WriteEnd::Plain(writer))
 }
 
-/// A plain stream that `place` reads from; any other stays as it is.
-pub fn read_at(place: &dyn Place, ends: (ReadEnd, WriteEnd)) -> Result<(ReadEnd, WriteEnd)> {
+/// A plain stream that `executor` reads from; any other stays as it is.
+pub fn read_at(executor: &dyn DeliveryExecutor, ends: (ReadEnd, WriteEnd)) -> Result<(ReadEnd, WriteEnd)> {
     let (reader, writer) = match ends {
         (ReadEnd::Plain(reader), WriteEnd::Plain(writer)) => (reader, writer),
         others => return Ok(others),
     };
     let stream = reader.reunite(writer).map_err(std::io::Error::other)?;
-    let (reader, writer) = place.take(stream.into_std()?)?;
+    let (reader, writer) = executor.take(stream.into_std()?)?;
     Ok((ReadEnd::Moved(reader), WriteEnd::Moved(writer)))
 }
 

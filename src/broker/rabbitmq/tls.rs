@@ -35,7 +35,7 @@ impl Tls {
         let pinned = settings.pinned.iter().map(|of| {
             let certificate =
                 CertificateDer::from_pem_slice(of.certificate.as_bytes()).map_err(|error| unusable(&error))?;
-            Ok(Pinned { certificate, from: of.from, until: of.until })
+            Ok(PinnedVerifier { certificate, from: of.from, until: of.until })
         });
         let verifier = Verifier {
             webpki: WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
@@ -79,20 +79,20 @@ fn unusable(error: &dyn fmt::Display) -> Error {
 #[derive(Debug)]
 struct Verifier {
     webpki: Arc<WebPkiServerVerifier>,
-    pinned: Vec<Pinned>,
+    pinned: Vec<PinnedVerifier>,
     reject_unauthorized: bool,
 }
 
 /// A certificate that is trusted itself: one that a server has signed for itself is often marked as an authority's, and
 /// webpki takes none of those from a server.
 #[derive(Debug)]
-struct Pinned {
+struct PinnedVerifier {
     certificate: CertificateDer<'static>,
     from: u64,
     until: u64,
 }
 
-impl Pinned {
+impl PinnedVerifier {
     fn verify(&self, name: &ServerName<'_>, now: UnixTime) -> std::result::Result<(), TlsError> {
         if now.as_secs() > self.until {
             return Err(CertificateError::Expired.into());

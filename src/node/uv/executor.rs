@@ -17,9 +17,9 @@ use futures_util::stream::FuturesUnordered;
 use napi::bindgen_prelude::*;
 use napi::sys;
 
-use super::ffi::{Handle, Kind, LibUv, Owner};
-use super::socket::{MovedReading, MovedWriting};
-use crate::host::{MovedReader, MovedWriter, Place};
+use super::ffi::{Kind, LibUv, UvHandle, UvOwner};
+use super::socket::{UvSocketReader, UvSocketWriter};
+use crate::host::{DeliveryExecutor, ExecutorReader, ExecutorWriter};
 use crate::node::runtime;
 
 /// How often tasks that wake each other go round before other callbacks get their turn.
@@ -29,7 +29,7 @@ pub(crate) struct EventLoop {
     tasks: Mutex<FuturesUnordered<BoxFuture<'static, ()>>>,
     /// Spawned and not begun. None once the environment is gone.
     fresh: Mutex<Option<Vec<BoxFuture<'static, ()>>>>,
-    bell: Arc<Bell>,
+    bell: Arc<LoopWaker>,
     waker: Waker,
     thread: ThreadId,
     libuv: &'static LibUv,
@@ -56,14 +56,14 @@ thread_local! {
 }
 
 /// Calls for a turn: at most one call is on its way, and none while a turn is on.
-struct Bell {
+struct LoopWaker {
     state: AtomicU8,
     libuv: &'static LibUv,
     /// None once the environment is gone.
     handle: Mutex<Option<AsyncHandle>>,
 }
 
-struct AsyncHandle(*mut Handle);
+struct AsyncHandle(*mut UvHandle);
 
 // SAFETY: all that is done with it on other threads is uv_async_send, which may be called anywhere.
 #[allow(unsafe_code, reason = "a handle that may be used anywhere")]
@@ -75,7 +75,7 @@ const TURNING: u8 = 2;
 /// Rung while a turn is on: it goes round once more.
 const AGAIN: u8 = 3;
 
-impl Bell {
+impl LoopWaker {
     fn handle(&self) -> MutexGuard<'_, Option<AsyncHandle>> {
         self.handle.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,7 +93,7 @@ impl Bell {
     }
 }
 
-impl Wake for Bell {
+impl Wake for LoopWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -114,7 +114,7 @@ impl EventLoop {
     /// A new one for an environment; None where Node's event loop is not to be had.
     pub(crate) fn of(env: &Env) -> Result<Option<Arc<EventLoop>>> {
         let (Some(libuv), Some(raw)) = (LibUv::find(), RawLoop::of(env)?) else { return Ok(None) };
-        let bell = Arc::new(Bell { state: AtomicU8::new(QUIET), libuv, handle: Mutex::default() });
+        let bell = Arc::new(LoopWaker { state: AtomicU8::new(QUIET), libuv, handle: Mutex::default() });
         let own = Arc::new(EventLoop {
             tasks: Mutex::default(),
             fresh: Mutex::new(Some(Vec::new())),
@@ -197,7 +197,7 @@ impl EventLoop {
     }
 }
 
-impl Owner for EventLoop {
+impl UvOwner for EventLoop {
     const KIND: Kind = Kind::Async;
 
     /// With the environment ends whatever would run here.
@@ -218,7 +218,7 @@ impl Owner for EventLoop {
 
 /// Somebody has called for a turn.
 #[allow(unsafe_code, reason = "called by libuv")]
-unsafe extern "C" fn on_async(handle: *mut Handle) {
+unsafe extern "C" fn on_async(handle: *mut UvHandle) {
     let Some(libuv) = LibUv::find() else { return };
     // SAFETY: called by libuv, with the handle of an EventLoop.
     let own = unsafe { libuv.owner::<EventLoop>(handle) };
@@ -240,19 +240,19 @@ impl RawLoop {
 }
 
 /// The event loop as the core knows it.
-pub(crate) fn place(event_loop: &Arc<EventLoop>) -> Arc<dyn Place> {
+pub(crate) fn executor(event_loop: &Arc<EventLoop>) -> Arc<dyn DeliveryExecutor> {
     Arc::new(OwnPlace(event_loop.clone()))
 }
 
 struct OwnPlace(Arc<EventLoop>);
 
-impl Place for OwnPlace {
+impl DeliveryExecutor for OwnPlace {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         self.0.spawn(task);
     }
 
-    fn take(&self, socket: std::net::TcpStream) -> std::io::Result<(MovedReader, Box<dyn MovedWriter>)> {
-        let reader = MovedReading::new(socket.try_clone()?, self.0.clone());
-        Ok((Box::new(reader), Box::new(MovedWriting::new(socket)?)))
+    fn take(&self, socket: std::net::TcpStream) -> std::io::Result<(ExecutorReader, Box<dyn ExecutorWriter>)> {
+        let reader = UvSocketReader::new(socket.try_clone()?, self.0.clone());
+        Ok((Box::new(reader), Box::new(UvSocketWriter::new(socket)?)))
     }
 }

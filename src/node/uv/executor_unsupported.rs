@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use napi::bindgen_prelude::*;
 
-use crate::host::Place;
+use crate::host::DeliveryExecutor;
 
 pub(crate) struct EventLoop(Infallible);
 
@@ -19,6 +19,6 @@ impl EventLoop {
     }
 }
 
-pub(crate) fn place(event_loop: &Arc<EventLoop>) -> Arc<dyn Place> {
+pub(crate) fn executor(event_loop: &Arc<EventLoop>) -> Arc<dyn DeliveryExecutor> {
     match event_loop.0 {}
 }

@@ -18,12 +18,12 @@ pub(crate) enum Kind {
 
 /// A `uv_handle_t` of one kind or the other, of a size that only libuv knows.
 #[repr(C)]
-pub(crate) struct Handle {
+pub(crate) struct UvHandle {
     _opaque: [u8; 0],
 }
 
 /// Whom a handle belongs to; alive as long as the handle is.
-pub(crate) trait Owner: Send + Sync + 'static {
+pub(crate) trait UvOwner: Send + Sync + 'static {
     const KIND: Kind;
     /// The environment ends, and waits until the handle is closed.
     fn end(&self);
@@ -34,20 +34,20 @@ struct Held<T> {
     hook: sys::napi_async_cleanup_hook_handle,
 }
 
-type OnAsync = unsafe extern "C" fn(*mut Handle);
-type OnPoll = unsafe extern "C" fn(*mut Handle, c_int, c_int);
-type OnClose = unsafe extern "C" fn(*mut Handle);
+type OnAsync = unsafe extern "C" fn(*mut UvHandle);
+type OnPoll = unsafe extern "C" fn(*mut UvHandle, c_int, c_int);
+type OnClose = unsafe extern "C" fn(*mut UvHandle);
 
 pub(crate) struct LibUv {
-    pub async_init: unsafe extern "C" fn(*mut uv_loop_s, *mut Handle, OnAsync) -> c_int,
-    pub async_send: unsafe extern "C" fn(*mut Handle) -> c_int,
-    pub poll_init: unsafe extern "C" fn(*mut uv_loop_s, *mut Handle, c_int) -> c_int,
-    pub poll_start: unsafe extern "C" fn(*mut Handle, c_int, OnPoll) -> c_int,
-    pub poll_stop: unsafe extern "C" fn(*mut Handle) -> c_int,
-    close: unsafe extern "C" fn(*mut Handle, OnClose),
-    unref: unsafe extern "C" fn(*mut Handle),
-    set_data: unsafe extern "C" fn(*mut Handle, *mut c_void),
-    get_data: unsafe extern "C" fn(*const Handle) -> *mut c_void,
+    pub async_init: unsafe extern "C" fn(*mut uv_loop_s, *mut UvHandle, OnAsync) -> c_int,
+    pub async_send: unsafe extern "C" fn(*mut UvHandle) -> c_int,
+    pub poll_init: unsafe extern "C" fn(*mut uv_loop_s, *mut UvHandle, c_int) -> c_int,
+    pub poll_start: unsafe extern "C" fn(*mut UvHandle, c_int, OnPoll) -> c_int,
+    pub poll_stop: unsafe extern "C" fn(*mut UvHandle) -> c_int,
+    close: unsafe extern "C" fn(*mut UvHandle, OnClose),
+    unref: unsafe extern "C" fn(*mut UvHandle),
+    set_data: unsafe extern "C" fn(*mut UvHandle, *mut c_void),
+    get_data: unsafe extern "C" fn(*const UvHandle) -> *mut c_void,
     handle_size: unsafe extern "C" fn(c_int) -> usize,
 }
 
@@ -82,14 +82,14 @@ impl LibUv {
     /// # Safety
     ///
     /// On the thread of `env`, whose loop `start` names. The handle must be closed with `close`, once.
-    pub(crate) unsafe fn open<T: Owner>(
+    pub(crate) unsafe fn open<T: UvOwner>(
         &self,
         env: sys::napi_env,
         owner: Arc<T>,
-        start: impl FnOnce(*mut Handle) -> c_int,
-    ) -> Result<*mut Handle> {
+        start: impl FnOnce(*mut UvHandle) -> c_int,
+    ) -> Result<*mut UvHandle> {
         let memory = vec![0_u64; self.words(T::KIND)].into_boxed_slice();
-        let handle: *mut Handle = Box::into_raw(memory).cast();
+        let handle: *mut UvHandle = Box::into_raw(memory).cast();
         if let Err(error) = check(start(handle)) {
             // SAFETY: a handle that could not be initialised is not libuv's.
             unsafe { self.free(T::KIND, handle) };
@@ -112,7 +112,7 @@ impl LibUv {
     /// # Safety
     ///
     /// On the loop's thread, with a handle that `open` has given to a `T` and that is not freed.
-    pub(crate) unsafe fn owner<T: Owner>(&self, handle: *const Handle) -> Arc<T> {
+    pub(crate) unsafe fn owner<T: UvOwner>(&self, handle: *const UvHandle) -> Arc<T> {
         // SAFETY: as the caller says.
         unsafe { (*(self.get_data)(handle).cast::<Held<T>>()).owner.clone() }
     }
@@ -120,7 +120,7 @@ impl LibUv {
     /// # Safety
     ///
     /// As for `owner`, and once.
-    pub(crate) unsafe fn close<T: Owner>(&self, handle: *mut Handle) {
+    pub(crate) unsafe fn close<T: UvOwner>(&self, handle: *mut UvHandle) {
         // SAFETY: as the caller says.
         unsafe { (self.close)(handle, on_close::<T>) };
     }
@@ -128,7 +128,7 @@ impl LibUv {
     /// # Safety
     ///
     /// `handle` must have been made by `open` for this kind, and be libuv's no more.
-    unsafe fn free(&self, kind: Kind, handle: *mut Handle) {
+    unsafe fn free(&self, kind: Kind, handle: *mut UvHandle) {
         let memory = std::ptr::slice_from_raw_parts_mut(handle.cast::<u64>(), self.words(kind));
         // SAFETY: a box of this type and length.
         drop(unsafe { Box::from_raw(memory) });
@@ -141,14 +141,14 @@ impl LibUv {
 }
 
 #[allow(unsafe_code, reason = "called by Node")]
-unsafe extern "C" fn on_cleanup<T: Owner>(_: sys::napi_async_cleanup_hook_handle, data: *mut c_void) {
+unsafe extern "C" fn on_cleanup<T: UvOwner>(_: sys::napi_async_cleanup_hook_handle, data: *mut c_void) {
     // SAFETY: the hook is removed before this is let go of.
     let owner = unsafe { (*data.cast::<Held<T>>()).owner.clone() };
     owner.end();
 }
 
 #[allow(unsafe_code, reason = "called by libuv")]
-unsafe extern "C" fn on_close<T: Owner>(handle: *mut Handle) {
+unsafe extern "C" fn on_close<T: UvOwner>(handle: *mut UvHandle) {
     let Some(libuv) = LibUv::find() else { return };
     // SAFETY: the last that happens to the handle: what it holds is taken back, its memory freed, its hook removed.
     unsafe {

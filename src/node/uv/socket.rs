@@ -12,21 +12,21 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use super::executor::{EventLoop, RawLoop};
-use super::ffi::{Handle, Kind, LibUv, Owner, READABLE, check};
-use crate::host::MovedWriter;
+use super::ffi::{Kind, LibUv, READABLE, UvHandle, UvOwner, check};
+use crate::host::ExecutorWriter;
 
 /// The reading end, for tasks of the event loop; others may finish what they have left.
-pub(crate) struct MovedReading {
+pub(crate) struct UvSocketReader {
     watch: Arc<Watch>,
 }
 
 struct Watch {
     socket: TcpStream,
     event_loop: Arc<EventLoop>,
-    state: Mutex<State>,
+    state: Mutex<WatchState>,
 }
 
-struct State {
+struct WatchState {
     /// There may be something to read.
     ready: bool,
     reader: Option<Waker>,
@@ -41,7 +41,7 @@ enum Watching {
 }
 
 struct Open {
-    handle: *mut Handle,
+    handle: *mut UvHandle,
     started: bool,
 }
 
@@ -49,14 +49,14 @@ struct Open {
 #[allow(unsafe_code, reason = "a pointer that is used on one thread alone")]
 unsafe impl Send for Open {}
 
-impl MovedReading {
+impl UvSocketReader {
     pub(crate) fn new(socket: TcpStream, event_loop: Arc<EventLoop>) -> Self {
-        let state = State { ready: true, reader: None, watching: Watching::NotYet };
-        MovedReading { watch: Arc::new(Watch { socket, event_loop, state: Mutex::new(state) }) }
+        let state = WatchState { ready: true, reader: None, watching: Watching::NotYet };
+        UvSocketReader { watch: Arc::new(Watch { socket, event_loop, state: Mutex::new(state) }) }
     }
 }
 
-impl AsyncRead for MovedReading {
+impl AsyncRead for UvSocketReader {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let watch = &self.watch;
         let mut state = watch.lock();
@@ -83,7 +83,7 @@ impl AsyncRead for MovedReading {
     }
 }
 
-impl Drop for MovedReading {
+impl Drop for UvSocketReader {
     fn drop(&mut self) {
         let watch = self.watch.clone();
         if watch.event_loop.raw().is_some() {
@@ -110,12 +110,12 @@ fn receive(socket: &TcpStream, buffer: &mut ReadBuf<'_>) -> io::Result<usize> {
 }
 
 impl Watch {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, WatchState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has libuv watch the socket. Whoever reads on another thread has it started there.
-    fn start(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
+    fn start(self: &Arc<Self>, state: &mut WatchState) -> io::Result<()> {
         if self.event_loop.raw().is_some() {
             return self.start_here(state);
         }
@@ -136,7 +136,7 @@ impl Watch {
     }
 
     #[allow(unsafe_code, reason = "libuv")]
-    fn start_here(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
+    fn start_here(self: &Arc<Self>, state: &mut WatchState) -> io::Result<()> {
         if let Watching::NotYet = state.watching {
             state.watching = Watching::Open(self.open()?);
         }
@@ -198,7 +198,7 @@ impl Watch {
     }
 }
 
-impl Owner for Watch {
+impl UvOwner for Watch {
     const KIND: Kind = Kind::Poll;
 
     /// Lets go of libuv's handle. Called on the event loop's thread.
@@ -214,7 +214,7 @@ impl Owner for Watch {
 
 /// The socket can be read, or its end has come.
 #[allow(unsafe_code, reason = "called by libuv")]
-unsafe extern "C" fn on_poll(handle: *mut Handle, status: c_int, _: c_int) {
+unsafe extern "C" fn on_poll(handle: *mut UvHandle, status: c_int, _: c_int) {
     let Some(libuv) = LibUv::find() else { return };
     // SAFETY: called by libuv, with the handle of a Watch.
     let watch = unsafe { libuv.owner::<Watch>(handle) };
@@ -226,32 +226,32 @@ unsafe extern "C" fn on_poll(handle: *mut Handle, status: c_int, _: c_int) {
 }
 
 /// The writing end. The runtime looks at nothing else of the socket, so that what comes wakes nobody there.
-pub(crate) struct MovedWriting(AsyncFd<TcpStream>);
+pub(crate) struct UvSocketWriter(AsyncFd<TcpStream>);
 
-impl MovedWriting {
+impl UvSocketWriter {
     /// Within the runtime.
     #[allow(unsafe_code, reason = "tokio trusts its caller with the descriptor")]
     pub(crate) fn new(socket: TcpStream) -> io::Result<Self> {
         // SAFETY: a TcpStream has one descriptor all its life, and the AsyncFd owns it.
         let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::WRITABLE) }?;
-        Ok(MovedWriting(socket))
+        Ok(UvSocketWriter(socket))
     }
 }
 
-impl MovedWriter for MovedWriting {
+impl ExecutorWriter for UvSocketWriter {
     fn has_unread(&self) -> bool {
         self.0.get_ref().peek(&mut [0]).is_ok_and(|count| count > 0)
     }
 }
 
-impl Drop for MovedWriting {
+impl Drop for UvSocketWriter {
     fn drop(&mut self) {
         // The reading end has a descriptor of its own, and may have to wait for its thread.
         let _ = self.0.get_ref().shutdown(Shutdown::Both);
     }
 }
 
-impl AsyncWrite for MovedWriting {
+impl AsyncWrite for UvSocketWriter {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             let mut ready = ready!(self.0.poll_write_ready(cx))?;
