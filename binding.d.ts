@@ -55,7 +55,7 @@ export declare class NativeGateway {
    */
   accept(socket: Socket, key: string, keyJson: string, headers: string, response: Buffer): void
   /** The same for a socket that stays with Node: its bytes go through the bridge. `output` is called with its id. */
-  acceptBridged(key: string, keyJson: string, headers: string, response: Buffer, early: Buffer): Bridge
+  acceptBridged(key: string, keyJson: string, headers: string, response: Buffer, head: Buffer): Bridge
   /** Bytes that the content header of a message may have, as agreed with the broker last. */
   headerLimit(): number
   /** Bytes of the content header of a connection's messages, with its headers as `accept` gets them. */
@@ -70,10 +70,10 @@ export declare class NativeGateway {
 /** Holds a client's connection while keyFn runs. Dropped unanswered, it closes. */
 export declare class Socket {
   /**
-   * Duplicates the descriptor (F_DUPFD_CLOEXEC) and keeps `early`, which came behind the upgrade request. After this
+   * Duplicates the descriptor (F_DUPFD_CLOEXEC) and keeps `head`, which came behind the upgrade request. After this
    * Node's own socket is destroyed.
    */
-  static reserve(fd: number, early: Buffer): Socket
+  static reserve(fd: number, head: Buffer): Socket
   /** Whether the client has gone in the meantime. Data that waits before its end counts as being here. */
   isGone(): boolean
   /** Closes without a word. */

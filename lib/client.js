@@ -2,24 +2,24 @@
 
 const { randomBytes } = require('node:crypto');
 const { EventEmitter } = require('node:events');
-const { Consumer } = require('./consumer');
-const { Deliveries } = require('./crossing');
-const { startClient } = require('./native');
+const { Consumer } = require('./listeners/queue-consumer');
+const { Deliveries } = require('./native/delivery-codec');
+const { startClient } = require('./native/addon');
 const { MessageEnginError, fromNative, textOf } = require('./errors');
-const { Info } = require('./info');
+const { Info } = require('./listeners/info');
 const {
   emitLineEvent,
   emitOrWarn,
   safeEmit,
   safely,
-} = require('./line-events');
-const { Hearing } = require('./hearing');
-const { AGAIN, DONE, Listening } = require('./listening');
-const { checkHeaderSize } = require('./header-limit');
-const { encodeHeaders, encodeMessage } = require('./message');
-const { mqSettings } = require('./mq-options');
-const { Outgoing } = require('./outgoing');
-const { NO_TIMEOUT, milliseconds } = require('./rules');
+} = require('./connection-events');
+const { Hearing } = require('./listeners/auto-ack');
+const { AGAIN, DONE, Listening } = require('./listeners/manual-ack');
+const { checkHeaderSize } = require('./native/header-limit');
+const { encodeHeaders, encodeMessage } = require('./native/message-codec');
+const { mqSettings } = require('./options/broker');
+const { Outgoing } = require('./send/send-queue');
+const { NO_TIMEOUT, milliseconds } = require('./options/rules');
 const { yieldable } = require('./yieldable');
 
 /**
@@ -27,7 +27,7 @@ const { yieldable } = require('./yieldable');
  * @typedef {import('..').Client} PublicClient
  * @typedef {import('..').MqConf} MqConf
  * @typedef {InstanceType<typeof Hearing> | InstanceType<typeof Listening>} Ear
- * @typedef {InstanceType<typeof import('./crossing').Delivery>} Delivery
+ * @typedef {InstanceType<typeof import('./native/delivery-codec').Delivery>} Delivery
  * @typedef {(error: Error | null, flushed?: boolean) => void} Done
  */
 
@@ -252,7 +252,7 @@ class Client extends EventEmitter {
   /**
    * @param {unknown} message
    * @param {Record<string, unknown>} [given]
-   * @returns {import('./outgoing').Sending}
+   * @returns {import('./send/send-queue').Sending}
    */
   #sending(message, given) {
     const body = encodeMessage(message);
@@ -406,7 +406,7 @@ class Client extends EventEmitter {
     this.#listening?.hear(delivery, event, [message, headers, info]);
   }
 
-  /** @param {import('./listening').Failure} failure */
+  /** @param {import('./listeners/manual-ack').Failure} failure */
   #listenerFailed({ error, dropped, values }) {
     this.#counters.listenerErrors += 1;
     const failed = () => `A listener of a client failed: ${textOf(error)}`;

@@ -3,27 +3,27 @@
 const { randomBytes } = require('node:crypto');
 const { EventEmitter } = require('node:events');
 const co = require('co');
-const { Admission } = require('./admission');
-const { arrivalOf } = require('./arrival');
+const { Admission } = require('./upgrade/admission');
+const { arrivalOf } = require('./upgrade/connection-info');
 const { shown } = require('./checks');
-const { Deliveries } = require('./crossing');
-const { enter, warnUnlessListening } = require('./entrance');
-const { startGateway, useThreads } = require('./native');
+const { Deliveries } = require('./native/delivery-codec');
+const { enter, warnUnlessListening } = require('./upgrade/router');
+const { startGateway, useThreads } = require('./native/addon');
 const { fromNative, textOf } = require('./errors');
-const { output, takeOver } = require('./handover');
-const { refusalOf } = require('./handshake');
-const { isKey, keysOf, requestKey } = require('./keys');
-const { emitLineEvent, emitOrWarn, safeEmit } = require('./line-events');
-const { mqSettings } = require('./mq-options');
-const { Request } = require('./request');
-const { milliseconds } = require('./rules');
-const { wsSettings } = require('./ws-options');
+const { output, takeOver } = require('./upgrade/adopt-socket');
+const { refusalOf } = require('./upgrade/handshake');
+const { isKey, keysOf, requestKey } = require('./upgrade/keys');
+const { emitLineEvent, emitOrWarn, safeEmit } = require('./connection-events');
+const { mqSettings } = require('./options/broker');
+const { Request } = require('./upgrade/request');
+const { milliseconds } = require('./options/rules');
+const { wsSettings } = require('./options/gateway');
 const { yieldable } = require('./yieldable');
 
 /**
  * @typedef {import('node:http').IncomingMessage} IncomingMessage
  * @typedef {import('node:net').Socket} Socket
- * @typedef {import('./handover').Carrier} Carrier
+ * @typedef {import('./upgrade/adopt-socket').Carrier} Carrier
  * @typedef {import('../binding').NativeGateway} NativeGateway
  * @typedef {InstanceType<typeof Request>} KeyRequest
  * @typedef {import('..').Gateway} PublicGateway
@@ -86,7 +86,7 @@ class Gateway extends EventEmitter {
   #settings;
   /** @type {NativeGateway | undefined} */
   #native;
-  /** @type {import('./handover').Bridges} */
+  /** @type {import('./upgrade/adopt-socket').Bridges} */
   #bridges = new Map();
   #deliveries = new Deliveries();
   #admission;
@@ -113,7 +113,7 @@ class Gateway extends EventEmitter {
 
   /**
    * @param {any} conf the user's own wsConf: its functions are its methods
-   * @param {import('./ws-options').WsSettings} settings
+   * @param {import('./options/gateway').WsSettings} settings
    */
   constructor(conf, settings) {
     super();
@@ -178,7 +178,7 @@ class Gateway extends EventEmitter {
   _open(native) {
     this.#native = native;
     const { httpServers, path, handshakeTimeout } = this.#settings;
-    /** @type {import('./entrance').Taker} */
+    /** @type {import('./upgrade/router').Taker} */
     const taker = {
       path,
       patience: handshakeTimeout,
@@ -195,7 +195,7 @@ class Gateway extends EventEmitter {
    * @param {IncomingMessage} httpRequest
    * @param {Socket} socket
    * @param {Buffer} head
-   * @param {import('./request').Rejection | null} [refusal]
+   * @param {import('./upgrade/request').Rejection | null} [refusal]
    */
   #upgrade(httpRequest, socket, head, refusal = refusalOf(httpRequest)) {
     if (socket.destroyed) return;
@@ -277,8 +277,8 @@ class Gateway extends EventEmitter {
 
   /**
    * @param {KeyRequest} request
-   * @returns {Promise<{ arrival: import('./arrival').KnownArrival, rejection?: undefined }
-   *   | { arrival?: undefined, rejection: import('./request').Rejection }>}
+   * @returns {Promise<{ arrival: import('./upgrade/connection-info').KnownArrival, rejection?: undefined }
+   *   | { arrival?: undefined, rejection: import('./upgrade/request').Rejection }>}
    */
   async #answerTo(request) {
     let asked = false;
@@ -333,8 +333,8 @@ class Gateway extends EventEmitter {
   /**
    * @param {KeyRequest} request
    * @param {Carrier} carrier
-   * @param {import('./arrival').KnownArrival} arrival
-   * @returns {import('./request').Rejection | null}
+   * @param {import('./upgrade/connection-info').KnownArrival} arrival
+   * @returns {import('./upgrade/request').Rejection | null}
    */
   #accept(request, carrier, arrival) {
     const { response, rejection } = this.#responseTo(request);
@@ -390,7 +390,7 @@ class Gateway extends EventEmitter {
     return keys.length === 1 && typeof keys[0] === 'string' ? keys[0] : keys;
   }
 
-  /** @param {InstanceType<typeof import('./crossing').Delivery>} delivery */
+  /** @param {InstanceType<typeof import('./native/delivery-codec').Delivery>} delivery */
   #keyOf = (delivery) => {
     const { contentType } = delivery;
     const message = delivery.message();

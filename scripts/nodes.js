@@ -2,7 +2,8 @@
 
 // npm run test:nodes: the ava tests under each Node that is supported, with the
 // one addon that was built. `npm run test:nodes -- 22` takes that Node alone,
-// `npm run test:nodes -- 22 threads` that Node and __test__/threads.test.js.
+// `npm run test:nodes -- 22 process/threads` that Node and
+// __test__/process/threads.test.js.
 
 const { execFileSync } = require('node:child_process');
 const fs = require('node:fs');

@@ -1,4 +1,4 @@
-//! Settings as `lib/mq-options.js` and `lib/ws-options.js` hand them over: checked, complete, plain data.
+//! Settings as `lib/options/broker.js` and `lib/options/gateway.js` hand them over: checked, complete, plain data.
 //! Nothing here has a default.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::message::key_template::KeyTemplate;
 
-/// Everything about the broker; one field for each key of `mqSettings` in `lib/mq-options.js`.
+/// Everything about the broker; one field for each key of `mqSettings` in `lib/options/broker.js`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BrokerSettings {

@@ -63,7 +63,7 @@ impl fmt::Display for Error {
             }
             Error::Closed { what } => write!(f, "the {what} is closed"),
             Error::Invalid { detail } => f.write_str(detail),
-            // As lib/header-limit.js says it.
+            // As lib/native/header-limit.js says it.
             Error::HeadersTooLarge { bytes, limit } => write!(
                 f,
                 "the headers take {bytes} bytes, and a frame of the broker carries {limit}: put large values, such as a \

@@ -6,7 +6,7 @@ use serde::de::IgnoredAny;
 use crate::delivered;
 use crate::table::same_table;
 
-/// Levels of tables and arrays that `lib/message.js` lets through; the wire's reader stops at 64.
+/// Levels of tables and arrays that `lib/native/message-codec.js` lets through; the wire's reader stops at 64.
 const MAX_DEPTH: usize = 33;
 
 pub fn run(data: &[u8]) {

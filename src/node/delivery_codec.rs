@@ -4,7 +4,7 @@
 //! A string, since a Buffer costs as much as ten of them, now and when it is collected; bodies that are not ASCII come in
 //! one all the same.
 //!
-//! `lib/crossing.js` reads what is written here; the two must agree.
+//! `lib/native/delivery-codec.js` reads what is written here; the two must agree.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! The Node-API surface: convert, delegate, convert. The only room that knows napi, and the only one with unsafe code.
 //!
-//! Nothing here decides anything. Settings arrive as JSON that `lib/mq-options.js` and `lib/ws-options.js` have checked and
+//! Nothing here decides anything. Settings arrive as JSON that `lib/options/broker.js` and `lib/options/gateway.js` have checked and
 //! filled in; errors leave as `CODE|address|sentence`, which `lib/errors.js` makes into Error objects.
 
 #![cfg_attr(test, allow(dead_code, reason = "napi registers nothing in test builds, so nothing is called"))]

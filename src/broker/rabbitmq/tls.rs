@@ -71,7 +71,7 @@ fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
     all.map_err(|error| unusable(&error))
 }
 
-/// lib/tls.js has checked all of it, so this is what it cannot see.
+/// lib/options/tls.js has checked all of it, so this is what it cannot see.
 fn unusable(error: &dyn fmt::Display) -> Error {
     Error::Invalid { detail: format!("mqConf.ssl cannot be used: {error}") }
 }
