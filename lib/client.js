@@ -8,17 +8,17 @@ const { startClient } = require('./native/addon');
 const { MessageEnginError, fromNative, textOf } = require('./errors');
 const { Info } = require('./listeners/info');
 const {
-  emitLineEvent,
+  emitConnectionEvent,
   emitOrWarn,
   safeEmit,
   safely,
 } = require('./connection-events');
-const { Hearing } = require('./listeners/auto-ack');
-const { AGAIN, DONE, Listening } = require('./listeners/manual-ack');
+const { AutoAck } = require('./listeners/auto-ack');
+const { AGAIN, DONE, ManualAck } = require('./listeners/manual-ack');
 const { checkHeaderSize } = require('./native/header-limit');
 const { encodeHeaders, encodeMessage } = require('./native/message-codec');
 const { mqSettings } = require('./options/broker');
-const { Outgoing } = require('./send/send-queue');
+const { SendQueue } = require('./send/send-queue');
 const { NO_TIMEOUT, milliseconds } = require('./options/rules');
 const { yieldable } = require('./yieldable');
 
@@ -26,7 +26,7 @@ const { yieldable } = require('./yieldable');
  * @typedef {import('../binding').NativeClient} NativeClient
  * @typedef {import('..').Client} PublicClient
  * @typedef {import('..').MqConf} MqConf
- * @typedef {InstanceType<typeof Hearing> | InstanceType<typeof Listening>} Ear
+ * @typedef {InstanceType<typeof AutoAck> | InstanceType<typeof ManualAck>} ListenerRunner
  * @typedef {InstanceType<typeof import('./native/delivery-codec').Delivery>} Delivery
  * @typedef {(error: Error | null, flushed?: boolean) => void} Done
  */
@@ -58,7 +58,7 @@ class Client extends EventEmitter {
   #settings;
   /** @type {NativeClient | undefined} */
   #native;
-  /** @type {InstanceType<typeof Outgoing> | undefined} */
+  /** @type {InstanceType<typeof SendQueue> | undefined} */
   #outgoing;
   /** @type {import('..').Yieldable<this> | undefined} */
   #started;
@@ -91,7 +91,7 @@ class Client extends EventEmitter {
   #delivering = false;
   #messages = this.#consumer('message');
   #statuses = this.#consumer('status');
-  /** Null once it does not matter any more. @type {Ear | null} */
+  /** Null once it does not matter any more. @type {ListenerRunner | null} */
   #listening;
 
   static {
@@ -118,12 +118,12 @@ class Client extends EventEmitter {
     super();
     this.#settings = mqSettings(mqConf, 'worker');
     this.#listening = this.#settles
-      ? new Listening(
+      ? new ManualAck(
           this,
           (numbers) => this.#native?.settle(numbers),
           (failure) => this.#listenerFailed(failure),
         )
-      : new Hearing(this);
+      : new AutoAck(this);
   }
 
   init() {
@@ -152,7 +152,7 @@ class Client extends EventEmitter {
     // Listeners may have come or gone since.
     this.#consume();
     this.#headerLimit = this.#native.headerLimit();
-    this.#outgoing = new Outgoing(
+    this.#outgoing = new SendQueue(
       this.#native,
       this.#settings.bufferSize,
       ({ body, message, given, failure }) => {
@@ -202,7 +202,7 @@ class Client extends EventEmitter {
       const { isStatus } = JSON.parse(details);
       (isStatus ? this.#statuses : this.#messages).givenBack();
     } else if (name === 'drain') this.#outgoing?.drained();
-    else emitLineEvent(this, name, details);
+    else emitConnectionEvent(this, name, details);
   }
 
   /**

@@ -19,7 +19,7 @@ const warned = new WeakMap();
  * @param {string} name
  * @param {string} json details of the native side
  */
-function emitLineEvent(emitter, name, json) {
+function emitConnectionEvent(emitter, name, json) {
   const details = JSON.parse(json);
   if (details.error) details.error = fromNative(new Error(details.error));
   if (name === 'reconnecting') {
@@ -101,4 +101,4 @@ function safely(call) {
   }
 }
 
-module.exports = { emitLineEvent, emitOrWarn, safeEmit, safely };
+module.exports = { emitConnectionEvent, emitOrWarn, safeEmit, safely };

@@ -4,16 +4,20 @@ const { randomBytes } = require('node:crypto');
 const { EventEmitter } = require('node:events');
 const co = require('co');
 const { Admission } = require('./upgrade/admission');
-const { arrivalOf } = require('./upgrade/connection-info');
+const { connectionInfo } = require('./upgrade/connection-info');
 const { shown } = require('./checks');
 const { Deliveries } = require('./native/delivery-codec');
-const { enter, warnUnlessListening } = require('./upgrade/router');
+const { routeUpgrades, warnUnlessListening } = require('./upgrade/router');
 const { startGateway, useThreads } = require('./native/addon');
 const { fromNative, textOf } = require('./errors');
 const { output, takeOver } = require('./upgrade/adopt-socket');
 const { refusalOf } = require('./upgrade/handshake');
 const { isKey, keysOf, requestKey } = require('./upgrade/keys');
-const { emitLineEvent, emitOrWarn, safeEmit } = require('./connection-events');
+const {
+  emitConnectionEvent,
+  emitOrWarn,
+  safeEmit,
+} = require('./connection-events');
 const { mqSettings } = require('./options/broker');
 const { Request } = require('./upgrade/request');
 const { milliseconds } = require('./options/rules');
@@ -23,7 +27,7 @@ const { yieldable } = require('./yieldable');
 /**
  * @typedef {import('node:http').IncomingMessage} IncomingMessage
  * @typedef {import('node:net').Socket} Socket
- * @typedef {import('./upgrade/adopt-socket').Carrier} Carrier
+ * @typedef {import('./upgrade/adopt-socket').PendingSocket} PendingSocket
  * @typedef {import('../binding').NativeGateway} NativeGateway
  * @typedef {InstanceType<typeof Request>} KeyRequest
  * @typedef {import('..').Gateway} PublicGateway
@@ -70,7 +74,7 @@ async function open(mqConf, wsConf) {
       JSON.stringify({ ...ws, httpServers: undefined, key: undefined }),
       randomBytes(12).toString('hex'),
       (...batch) => gateway._keys(...batch),
-      (name, details) => emitLineEvent(gateway, name, details),
+      (name, details) => emitConnectionEvent(gateway, name, details),
       (id, what, bytes) => gateway._output(id, what, bytes),
     );
     gateway._open(native);
@@ -95,7 +99,7 @@ class Gateway extends EventEmitter {
   /**
    * Connections whose keyFn has not answered, and what ends their waiting.
    *
-   * @type {Map<Carrier, NodeJS.Timeout | undefined>}
+   * @type {Map<PendingSocket, NodeJS.Timeout | undefined>}
    */
   #pending = new Map();
   #rejected = 0;
@@ -163,8 +167,8 @@ class Gateway extends EventEmitter {
   async #close(drain) {
     // While it drains, whoever comes is told to go elsewhere.
     if (drain === 0) for (const leave of this.#leave) leave();
-    for (const carrier of [...this.#pending.keys()]) {
-      if (this.#settled(carrier)) this.#refuse(carrier, CLOSING);
+    for (const pending of [...this.#pending.keys()]) {
+      if (this.#settled(pending)) this.#refuse(pending, CLOSING);
     }
     await this.#native?.close(drain);
     for (const leave of this.#leave) leave();
@@ -178,15 +182,15 @@ class Gateway extends EventEmitter {
   _open(native) {
     this.#native = native;
     const { httpServers, path, handshakeTimeout } = this.#settings;
-    /** @type {import('./upgrade/router').Taker} */
-    const taker = {
+    /** @type {import('./upgrade/router').UpgradeTarget} */
+    const target = {
       path,
       patience: handshakeTimeout,
       isClosing: () => this.#draining,
       take: (...upgrade) => this.#upgrade(...upgrade),
     };
     this.#leave = [
-      ...httpServers.map((server) => enter(server, taker)),
+      ...httpServers.map((server) => routeUpgrades(server, target)),
       warnUnlessListening(httpServers, handshakeTimeout),
     ];
   }
@@ -200,18 +204,18 @@ class Gateway extends EventEmitter {
   #upgrade(httpRequest, socket, head, refusal = refusalOf(httpRequest)) {
     if (socket.destroyed) return;
     const request = new Request(httpRequest, socket, this.#settings);
-    const carrier = takeOver(socket, head, this.#settings);
-    if (refusal) this.#refuse(carrier, refusal);
-    else if (this.#draining) this.#refuse(carrier, CLOSING);
-    else if (this.#admits(request, carrier))
-      void this.#decide(request, carrier);
+    const pending = takeOver(socket, head, this.#settings);
+    if (refusal) this.#refuse(pending, refusal);
+    else if (this.#draining) this.#refuse(pending, CLOSING);
+    else if (this.#admits(request, pending))
+      void this.#decide(request, pending);
   }
 
   /**
    * @param {KeyRequest} request
-   * @param {Carrier} carrier
+   * @param {PendingSocket} pending
    */
-  #admits(request, carrier) {
+  #admits(request, pending) {
     const native = /** @type {NativeGateway} */ (this.#native);
     const denial = this.#admission.check(
       request,
@@ -219,7 +223,7 @@ class Gateway extends EventEmitter {
     );
     if (!denial) return true;
     this.#rejectedBy[denial.limit] += 1;
-    this.#refuse(carrier, denial.rejection);
+    this.#refuse(pending, denial.rejection);
     if ('error' in denial) {
       this.#keyFailed('wsConf.origins threw', denial.error, request);
     }
@@ -229,56 +233,56 @@ class Gateway extends EventEmitter {
   /**
    * Holds a connection until #settled() or until its time is up.
    *
-   * @param {Carrier} carrier
+   * @param {PendingSocket} pending
    */
-  #hold(carrier) {
+  #hold(pending) {
     const { handshakeTimeout } = this.#settings;
     const late = () => {
-      if (!this.#settled(carrier)) return;
+      if (!this.#settled(pending)) return;
       this.#rejectedBy.handshakeTimeout += 1;
-      this.#refuse(carrier, TOO_LATE);
+      this.#refuse(pending, TOO_LATE);
     };
     this.#pending.set(
-      carrier,
+      pending,
       handshakeTimeout > 0 ? setTimeout(late, handshakeTimeout) : undefined,
     );
   }
 
   /**
-   * @param {Carrier} carrier
+   * @param {PendingSocket} pending
    * @returns {boolean} false when somebody else has answered it
    */
-  #settled(carrier) {
-    clearTimeout(this.#pending.get(carrier));
-    return this.#pending.delete(carrier);
+  #settled(pending) {
+    clearTimeout(this.#pending.get(pending));
+    return this.#pending.delete(pending);
   }
 
   /**
    * @param {KeyRequest} request
-   * @param {Carrier} carrier
+   * @param {PendingSocket} pending
    */
-  async #decide(request, carrier) {
-    this.#hold(carrier);
+  async #decide(request, pending) {
+    this.#hold(pending);
     try {
       const answer = await this.#answerTo(request);
       // Closing or the timeout may have answered for it.
-      if (!this.#settled(carrier)) return;
-      const rejection = answer.arrival
-        ? this.#accept(request, carrier, answer.arrival)
+      if (!this.#settled(pending)) return;
+      const rejection = answer.upgrade
+        ? this.#accept(request, pending, answer.upgrade)
         : answer.rejection;
-      if (rejection) this.#refuse(carrier, rejection);
+      if (rejection) this.#refuse(pending, rejection);
     } catch (error) {
       // The request is keyFn's to write to: it can throw wherever it is read.
-      this.#settled(carrier);
-      carrier.destroy();
+      this.#settled(pending);
+      pending.destroy();
       this.#keyFailed('An upgrade failed', error, request);
     }
   }
 
   /**
    * @param {KeyRequest} request
-   * @returns {Promise<{ arrival: import('./upgrade/connection-info').KnownArrival, rejection?: undefined }
-   *   | { arrival?: undefined, rejection: import('./upgrade/request').Rejection }>}
+   * @returns {Promise<{ upgrade: import('./upgrade/connection-info').UpgradeInfo, rejection?: undefined }
+   *   | { upgrade?: undefined, rejection: import('./upgrade/request').Rejection }>}
    */
   async #answerTo(request) {
     let asked = false;
@@ -293,7 +297,7 @@ class Gateway extends EventEmitter {
         throw Object.assign(new TypeError(what), { reason });
       }
       const native = /** @type {NativeGateway} */ (this.#native);
-      return { arrival: arrivalOf(request, key, native) };
+      return { upgrade: connectionInfo(request, key, native) };
     } catch (error) {
       const rejection = request.rejection ?? rejectionOf(error);
       // An error with a status, or after request.reject(), is keyFn's answer
@@ -332,21 +336,21 @@ class Gateway extends EventEmitter {
 
   /**
    * @param {KeyRequest} request
-   * @param {Carrier} carrier
-   * @param {import('./upgrade/connection-info').KnownArrival} arrival
+   * @param {PendingSocket} pending
+   * @param {import('./upgrade/connection-info').UpgradeInfo} upgrade
    * @returns {import('./upgrade/request').Rejection | null}
    */
-  #accept(request, carrier, arrival) {
+  #accept(request, pending, upgrade) {
     const { response, rejection } = this.#responseTo(request);
     if (rejection) return rejection;
-    if (carrier.isGone()) {
-      carrier.destroy();
+    if (pending.isGone()) {
+      pending.destroy();
       return null;
     }
     const native = /** @type {NativeGateway} */ (this.#native);
     const bytes = Buffer.from(response, 'latin1');
     try {
-      carrier.accept(native, this.#bridges, { ...arrival, response: bytes });
+      pending.accept(native, this.#bridges, { ...upgrade, response: bytes });
       return null;
     } catch (error) {
       // An 'error' without a listener would end the process.
@@ -372,13 +376,13 @@ class Gateway extends EventEmitter {
   }
 
   /**
-   * @param {Carrier} carrier
+   * @param {PendingSocket} pending
    * @param {{ status: unknown, reason?: unknown, headers?: unknown }} rejection
    */
-  #refuse(carrier, rejection) {
+  #refuse(pending, rejection) {
     this.#rejected += 1;
     const response = Request.rejectResponse(rejection);
-    carrier.reject(Buffer.from(response, 'latin1'));
+    pending.reject(Buffer.from(response, 'latin1'));
   }
 
   /**

@@ -2,19 +2,19 @@
 //!
 //! The map, from the outside in; a room knows only those below it:
 //!
-//! - [`node`] is the Node-API surface: it converts, delegates and converts back, nothing more.
-//! - [`gateway`] is the server side: connections and the broker meet here, through the hub.
+//! - [`node`] is the Node-API surface: it converts, delegates and converts back. Its `uv` alone knows libuv.
+//! - [`gateway`] is the server side: the hub (which connection holds which key) and the dispatcher, which writes deliveries
+//!   to connections and acknowledges them once they are written.
 //! - [`worker`] is the back-office side: the queues that clients share.
-//! - [`broker`] is the seam to RabbitMQ and to the embedded broker; its `line` is the one reconnect loop.
-//! - [`peer`] is one WebSocket connection, generic over its stream.
-//! - [`keys`] are the keys that are declared instead of asked for in JavaScript.
-//! - [`receipt`] acknowledges what has been written to connections.
-//! - [`pfx`] opens PKCS #12 files.
-//! - [`hub`] knows which connection holds which key; the newest wins.
-//! - [`buffer`] is the bounded queue between two tasks, `waiters` are those it holds back; [`pace`] makes the batches that
-//!   go into JavaScript large enough.
-//! - [`message`], [`config`] and [`hooks`] are plain values and the questions that JavaScript answers.
-//! - [`error`] is at the bottom: one enum, each variant with what JavaScript sees.
+//! - [`broker`] is the seam: the topology, the supervisor (the one reconnect loop), the publish loop and batches; behind it
+//!   `rabbitmq`, a session with RabbitMQ, and `memory`, the embedded broker.
+//! - [`connection`] is one WebSocket connection, generic over its stream.
+//! - [`host`] holds the traits that JavaScript implements.
+//! - [`message`] is a message on its way to the broker, a delivery from it, and the keys that are declared in the settings.
+//! - [`websocket`] is RFC 6455 as bytes, [`amqp`] AMQP 0-9-1 as bytes: no I/O.
+//! - [`queue`] is the queue between two tasks, bounded in bytes.
+//! - [`config`] holds complete, checked settings; [`pfx`] opens PKCS #12 files.
+//! - [`error`] is one enum, each variant with what JavaScript sees.
 
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

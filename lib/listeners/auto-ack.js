@@ -8,7 +8,7 @@ const { safely } = require('../connection-events');
  * them in hand a while longer, for which close() waits. What other functions
  * return is theirs: somebody may deal with its rejection already.
  */
-class Hearing {
+class AutoAck {
   #emitter;
   #inHand = 0;
   #idle = () => {};
@@ -69,4 +69,4 @@ function original(listener) {
   return listener.listener ?? listener;
 }
 
-module.exports = { Hearing };
+module.exports = { AutoAck };

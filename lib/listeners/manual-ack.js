@@ -20,7 +20,7 @@ const DROP = 2;
  * Deliveries that count as done only when their listeners are done with them:
  * when they have returned, and the promises of async ones have been resolved.
  */
-class Listening {
+class ManualAck {
   #emitter;
   #settle;
   #failed;
@@ -112,4 +112,4 @@ class Listening {
   }
 }
 
-module.exports = { AGAIN, DONE, Listening };
+module.exports = { AGAIN, DONE, ManualAck };

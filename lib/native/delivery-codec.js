@@ -2,7 +2,7 @@
 
 const { decodeHeaders, decodeText, OCTETS } = require('./message-codec');
 
-// In step with src/node/crossing.rs.
+// In step with src/node/delivery_codec.rs.
 const WORDS = 10;
 const [
   BODY_END,

@@ -30,7 +30,7 @@ const COPIED_BYTES = 4096;
 /**
  * What one tick sends, handed to the native side in one call.
  */
-class Outgoing {
+class SendQueue {
   #native;
   #bufferSize;
   #onDropped;
@@ -158,4 +158,4 @@ class Outgoing {
   }
 }
 
-module.exports = { Outgoing };
+module.exports = { SendQueue };

@@ -15,15 +15,15 @@ const REFUSAL_PATIENCE = 2000;
  * What becomes of a connection once keyFn has spoken. `head` and the like are
  * bytes of the HTTP response, in latin1.
  *
- * @typedef {object} Carrier
+ * @typedef {object} PendingSocket
  * @property {() => boolean} isGone whether the client has left meanwhile
  * @property {(response: Buffer) => void} reject answers and closes
  * @property {() => void} destroy closes without a word
- * @property {(native: NativeGateway, bridges: Bridges, arrival: Arrival) => void} accept
+ * @property {(native: NativeGateway, bridges: Bridges, upgrade: AcceptedUpgrade) => void} accept
  */
 
 /**
- * @typedef {object} Arrival
+ * @typedef {object} AcceptedUpgrade
  * @property {string} key
  * @property {string} keyJson the value that keyFn returned
  * @property {string} headers the request's, as JSON
@@ -43,7 +43,7 @@ const REFUSAL_PATIENCE = 2000;
  * @param {Socket} socket
  * @param {Buffer} head what Node has read behind the request
  * @param {import('../options/gateway').WsSettings} settings
- * @returns {Carrier}
+ * @returns {PendingSocket}
  */
 function takeOver(socket, head, settings) {
   // Node has taken its own listeners off: without this one, a reset while
@@ -100,7 +100,7 @@ function isPlainTcp(socket) {
 /**
  * @param {Socket} socket
  * @param {NativeSocket} native
- * @returns {Carrier}
+ * @returns {PendingSocket}
  */
 function reserved(socket, native) {
   keepEnds(socket);
@@ -136,7 +136,7 @@ function keepEnds(socket) {
 /**
  * @param {Socket} socket
  * @param {Buffer} head
- * @returns {Carrier}
+ * @returns {PendingSocket}
  */
 function bridged(socket, head) {
   // A stream that the http server was given need not have it.

@@ -9,7 +9,7 @@ const { encodeHeaders } = require('../native/message-codec');
  */
 
 /**
- * @typedef {Omit<import('./adopt-socket').Arrival, 'response'>} KnownArrival
+ * @typedef {Omit<import('./adopt-socket').AcceptedUpgrade, 'response'>} UpgradeInfo
  */
 
 /**
@@ -18,10 +18,10 @@ const { encodeHeaders } = require('../native/message-codec');
  * @param {KeyRequest} request
  * @param {unknown} key
  * @param {NativeGateway} native
- * @returns {KnownArrival}
+ * @returns {UpgradeInfo}
  * @throws for a key that has no text, and for headers that cannot be carried
  */
-function arrivalOf(request, key, native) {
+function connectionInfo(request, key, native) {
   return {
     key: String(key),
     keyJson: keyJson(key),
@@ -61,4 +61,4 @@ function keyJson(key) {
   }
 }
 
-module.exports = { arrivalOf };
+module.exports = { connectionInfo };

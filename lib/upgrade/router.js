@@ -15,7 +15,7 @@ const { isWebSocket } = require('./handshake');
 /**
  * A gateway, as its servers see it.
  *
- * @typedef {object} Taker
+ * @typedef {object} UpgradeTarget
  * @property {string | null} path null for all that no one else takes
  * @property {number} patience ms for other listeners to take what is theirs
  * @property {() => boolean} isClosing
@@ -27,13 +27,13 @@ const { isWebSocket } = require('./handshake');
 const LISTEN_TIMEOUT = 10_000;
 const NOT_HERE = { status: 404, reason: 'Nothing listens at this path.' };
 
-/** @type {WeakMap<Server, Entrance>} */
-const entrances = new WeakMap();
+/** @type {WeakMap<Server, UpgradeRouter>} */
+const routers = new WeakMap();
 
-class Entrance {
+class UpgradeRouter {
   #server;
-  /** The one that came last is first. @type {Taker[]} */
-  #takers = [];
+  /** The one that came last is first. @type {UpgradeTarget[]} */
+  #targets = [];
   /** Whether an upgrade has ever come. */
   isUsed = false;
 
@@ -42,19 +42,20 @@ class Entrance {
     this.#server = server;
   }
 
-  /** @param {Taker} taker */
-  add(taker) {
-    if (this.#takers.some((each) => isRival(each, taker))) warnOfRival(taker);
-    this.#takers.unshift(taker);
+  /** @param {UpgradeTarget} target */
+  add(target) {
+    if (this.#targets.some((each) => isRival(each, target)))
+      warnOfRival(target);
+    this.#targets.unshift(target);
     // First, so as to see the socket before other listeners touch it.
     this.#server.removeListener('upgrade', this.#onUpgrade);
     this.#server.prependListener('upgrade', this.#onUpgrade);
   }
 
-  /** @param {Taker} taker */
-  remove(taker) {
-    this.#takers = this.#takers.filter((each) => each !== taker);
-    if (this.#takers.length > 0) return;
+  /** @param {UpgradeTarget} target */
+  remove(target) {
+    this.#targets = this.#targets.filter((each) => each !== target);
+    if (this.#targets.length > 0) return;
     this.#server.removeListener('upgrade', this.#onUpgrade);
   }
 
@@ -65,10 +66,10 @@ class Entrance {
    */
   #onUpgrade = (httpRequest, socket, head) => {
     this.isUsed = true;
-    /** @type {(taker: Taker, refusal?: typeof NOT_HERE) => void} */
-    const give = (taker, refusal) =>
-      taker.take(httpRequest, socket, head, refusal);
-    const [last] = this.#takers;
+    /** @type {(target: UpgradeTarget, refusal?: typeof NOT_HERE) => void} */
+    const give = (target, refusal) =>
+      target.take(httpRequest, socket, head, refusal);
+    const [last] = this.#targets;
     // A listener before this one may have closed it.
     if (!last) return;
     const own = this.#find(pathOf(httpRequest));
@@ -89,32 +90,32 @@ class Entrance {
 
   /** @param {string | null} path */
   #find(path) {
-    const found = this.#takers.filter((taker) => taker.path === path);
-    return found.find((taker) => !taker.isClosing()) ?? found[0];
+    const found = this.#targets.filter((target) => target.path === path);
+    return found.find((target) => !target.isClosing()) ?? found[0];
   }
 }
 
 /**
  * @param {Server} server
- * @param {Taker} taker
+ * @param {UpgradeTarget} target
  * @returns {() => void} takes it away again
  */
-function enter(server, taker) {
-  const entrance = entrances.get(server) ?? new Entrance(server);
-  entrances.set(server, entrance);
-  entrance.add(taker);
-  return () => entrance.remove(taker);
+function routeUpgrades(server, target) {
+  const router = routers.get(server) ?? new UpgradeRouter(server);
+  routers.set(server, router);
+  router.add(target);
+  return () => router.remove(target);
 }
 
 /**
- * @param {Taker} one
- * @param {Taker} other
+ * @param {UpgradeTarget} one
+ * @param {UpgradeTarget} other
  */
 function isRival(one, other) {
   return one.path === other.path && !one.isClosing();
 }
 
-/** @param {Taker} taker */
+/** @param {UpgradeTarget} target */
 function warnOfRival({ path }) {
   const which = path === null ? 'without a path' : `with the path ${path}`;
   process.emitWarning(
@@ -146,7 +147,7 @@ function warnUnlessListening(servers, patience) {
   });
   const timer = setTimeout(() => {
     stop();
-    const silent = [...idle].filter((each) => !entrances.get(each)?.isUsed);
+    const silent = [...idle].filter((each) => !routers.get(each)?.isUsed);
     if (silent.length === 0) return;
     const which =
       servers.length === 1 ? '' : ` (${silent.length} of ${servers.length})`;
@@ -168,4 +169,4 @@ function pathOf({ url = '' }) {
   return url.split('?', 1)[0];
 }
 
-module.exports = { enter, warnUnlessListening };
+module.exports = { routeUpgrades, warnUnlessListening };
